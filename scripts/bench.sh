@@ -1,0 +1,293 @@
+#!/usr/bin/env bash
+# What a run of mesh-init costs beside the tools that it stands for: wall time and peak memory.
+#
+#   scripts/bench.sh [--quick] [--rounds N]     60 rounds; --quick 10
+#
+# Each sample runs in a network namespace of its own, which a static launcher makes before the clock starts
+# (benches/launcher.c). In every round each contender does each case once, so that all meet the same machine:
+#
+#   mesh-init   the static release binary; MESH_INIT_BIN names another one
+#   restore     (a) per family iptables-restore --noflush with the same text, then iptables-save
+#   rules       (b) per family one iptables command a chain and a rule
+#
+# Cases: fresh (dual-stack, nothing there), no-op (the same again; restore: only save, rules: -C),
+# replace (another proxy uid) and clean. Where contenders do not leave the same rules behind, the run fails.
+# Times are reported, never asserted. Needs root (exit 77); the initial network namespace is not touched.
+set -euo pipefail
+export LC_ALL=C
+root=$(cd "$(dirname "$0")/.." && pwd)
+
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"; }
+
+rounds=60
+while [ $# -gt 0 ]; do
+    case $1 in
+        --quick) rounds=10 ;;
+        --rounds) rounds=${2:?--rounds needs a number}; shift ;;
+        -h | --help) usage; exit 0 ;;
+        *) usage >&2; exit 64 ;;
+    esac
+    shift
+done
+case $rounds in *[!0-9]* | 0 | '') echo "bench: not a number of rounds: $rounds" >&2; exit 64 ;; esac
+[ "$(id -u)" = 0 ] || { echo "bench: skipped: needs root" >&2; exit 77; }
+
+target=${CARGO_TARGET_DIR:-$root/target}
+bench=$target/bench
+cases=$bench/cases
+rm -rf "$cases"
+mkdir -p "$cases"
+
+# === what is needed ===
+
+missing=()
+command -v gcc >/dev/null || missing+=(gcc libc6-dev)
+{ command -v ip6tables-legacy-restore && command -v ip6tables-nft-restore; } >/dev/null || missing+=(iptables)
+if [ -z "${MESH_INIT_BIN:-}" ]; then
+    command -v musl-gcc >/dev/null || missing+=(musl-tools)
+fi
+if [ ${#missing[@]} -gt 0 ]; then
+    apt-get update -q >&2
+    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >&2
+fi
+
+if [ -n "${MESH_INIT_BIN:-}" ]; then
+    bin=$(realpath -e "$MESH_INIT_BIN")
+else
+    triple=$(uname -m)-unknown-linux-musl
+    rustup target list --installed | grep -qx "$triple" || rustup target add "$triple" >&2
+    cargo build --quiet --release --locked --target "$triple" --manifest-path "$root/Cargo.toml" --target-dir "$target"
+    bin=$target/$triple/release/mesh-init
+fi
+launcher=$bench/launcher
+gcc -static -O2 -Wall -Wextra -o "$launcher" "$root/benches/launcher.c"
+
+# === the texts ===
+
+flags_old='-p 15001 -u 1337 --ipv6 on'
+flags_new='-p 15001 -u 1338 --ipv6 on'
+families='4 6'
+variants='legacy nft'
+contenders='mesh-init restore rules'
+
+# The part of a printed plan that is for one family.
+family_of() {
+    awk -v family="$1" '/^# IPv[46]:/ { on = index($0, "# IPv" family ":") == 1 } on' "$2"
+}
+
+# What undoes (clean) or turns into another (replace) what is there: text for iptables-restore --noflush.
+change() {
+    awk -v clean="$([ "$1" = clean ] && echo 1)" '
+        function flush_out(   i, c, r) {
+            print "*" table
+            for (i = 1; i <= chains; i++) if (!((c = chain[i]) in old_chain)) print ":" c " - [0:0]"
+            for (i = 1; i <= old_rules; i++)
+                if (!((r = old_rule[i]) in kept)) { sub(/^-[AI]/, "-D", r); print r }
+            for (c in old_chain) print "-F " c
+            for (i = 1; i <= rules; i++) if (!(rule[i] in is_old)) print rule[i]
+            for (c in old_chain) if (!(c in is_chain)) print "-X " c
+            print "COMMIT"
+        }
+        FNR == 1 { file++ }
+        /^\*/ { this = $0; gsub(/[* ]/, "", this); if (table && this != table) exit 1; table = this }
+        /^:[^ ]+ -/ { name(substr($1, 2)) }
+        /^-N/ { name($2) }
+        function name(c) { if (file == 1) old_chain[c]; else { chain[++chains] = c; is_chain[c] } }
+        /^-[AI]/ && file == 1 && !($2 in old_chain) { old_rule[++old_rules] = $0; is_old[$0] }
+        /^-[AI]/ && file == 2 { rule[++rules] = $0; kept[$0] }
+        END {
+            if (!table || table != this) { print "bench: a plan of one table was expected" >"/dev/stderr"; exit 1 }
+            flush_out()
+        }
+    ' "$2" "$(if [ "$1" = clean ]; then echo /dev/null; else echo "$3"; fi)"
+}
+
+# shellcheck disable=SC2086 # the flags are words
+{
+    "$bin" plan $flags_old >"$cases/plan.old"
+    "$bin" plan $flags_new >"$cases/plan.new"
+}
+for family in $families; do
+    for which in old new; do
+        family_of "$family" "$cases/plan.$which" >"$cases/$which.$family"
+        grep -q '^-A' "$cases/$which.$family" || { echo "bench: the plan has no rules for IPv$family" >&2; exit 1; }
+    done
+    change replace "$cases/old.$family" "$cases/new.$family" >"$cases/replace.$family"
+    change clean "$cases/old.$family" >"$cases/clean.$family"
+done
+
+# === the cases: lines of phase, standard input, program, arguments ===
+
+tool() { # family variant [-restore|-save]
+    command -v "ip$([ "$1" = 6 ] && echo 6)tables-$2${3:-}"
+}
+
+line() {
+    local IFS=$'\t'
+    printf '%s\n' "$*"
+}
+
+restore() { # phase variant text
+    local family
+    for family in $families; do
+        line "$1" "$cases/$3.$family" "$(tool "$family" "$2" -restore)" --noflush
+        [ "$1" = setup ] || line "$1" - "$(tool "$family" "$2" -save)"
+    done
+}
+
+save() { # phase variant
+    local family
+    for family in $families; do line "$1" - "$(tool "$family" "$2" -save)"; done
+}
+
+# One command a line of restore text; given `-C`, it asks for each rule instead of adding it.
+rules() { # phase variant text [-C]
+    local family
+    for family in $families; do
+        awk -v phase="$1" -v program="$(tool "$family" "$2")" -v check="${4:-}" '
+            /^\*/ { table = $0; gsub(/[* ]/, "", table) }
+            /^:[^ ]+ -/ { $0 = "-N " substr($1, 2) }
+            check && !/^-A/ { next }
+            check { sub(/^-A/, check) }
+            /^-/ {
+                out = phase "\t-\t" program "\t-t\t" table "\t"
+                quoted = 0
+                for (i = 1; i <= length($0); i++) {
+                    c = substr($0, i, 1)
+                    if (c == "\"") quoted = !quoted
+                    else out = out (c == " " && !quoted ? "\t" : c)
+                }
+                print out
+            }
+        ' "$cases/$3.$family"
+    done
+}
+
+mesh_init() { # phase variant words...
+    local phase=$1 variant=$2
+    shift 2
+    line "$phase" - "$bin" "$@" --iptables-variant "$variant"
+}
+
+# shellcheck disable=SC2086 # the flags are words
+for variant in $variants; do
+    for who in $contenders; do
+        for case in fresh no-op replace clean; do
+            {
+                case $who.$case in
+                    mesh-init.fresh) mesh_init timed "$variant" $flags_old ;;
+                    mesh-init.*) mesh_init setup "$variant" $flags_old ;;&
+                    mesh-init.no-op) mesh_init timed "$variant" $flags_old ;;
+                    mesh-init.replace) mesh_init timed "$variant" $flags_new ;;
+                    mesh-init.clean) line timed - "$bin" clean ;;
+                    restore.fresh) restore timed "$variant" old ;;
+                    restore.*) restore setup "$variant" old ;;&
+                    restore.no-op) save timed "$variant" ;;
+                    restore.replace | restore.clean) restore timed "$variant" "$case" ;;
+                    rules.fresh) rules timed "$variant" old ;;
+                    rules.*) restore setup "$variant" old ;;&
+                    rules.no-op) rules timed "$variant" old -C ;;
+                    rules.replace | rules.clean) rules timed "$variant" "$case" ;;
+                esac
+                save show "$variant"
+            } >"$cases/$case.$variant.$who"
+        done
+    done
+done
+
+# === the same work by all ===
+
+rules_left() {
+    "$launcher" show "$1" | awk '/^-A/ || /^:[^ ]+ - /{ sub(/ \[[0-9:]*\]$/, ""); print }' | sort -s -k1,1 -k2,2
+}
+for variant in $variants; do
+    for case in fresh no-op replace clean; do
+        rules_left "$cases/$case.$variant.restore" >"$cases/left.restore"
+        for who in mesh-init rules; do
+            rules_left "$cases/$case.$variant.$who" >"$cases/left.$who"
+            diff -u "$cases/left.restore" "$cases/left.$who" >&2 ||
+                { echo "bench: $case, $variant: $who does not leave the rules that restore leaves" >&2; exit 1; }
+        done
+    done
+done
+
+# === measuring ===
+
+samples=$bench/samples.txt
+: >"$samples"
+for round in $(seq 0 "$rounds"); do
+    [ -t 2 ] && printf '\rround %d of %d ' "$round" "$rounds" >&2
+    for case in fresh no-op replace clean; do
+        for variant in $variants; do
+            # Each round another one goes first.
+            # shellcheck disable=SC2086 # words
+            set -- $contenders
+            case $((round % 3)) in 1) set -- "$2" "$3" "$1" ;; 2) set -- "$3" "$1" "$2" ;; esac
+            for who; do
+                took=$("$launcher" time "$cases/$case.$variant.$who")
+                # Round 0 warms the caches.
+                [ "$round" = 0 ] || echo "$case $variant $who time $took" >>"$samples"
+            done
+        done
+    done
+done
+[ -t 2 ] && printf '\r\033[K' >&2
+for case in fresh no-op replace clean; do
+    for variant in $variants; do
+        for who in $contenders; do
+            for _ in 1 2 3; do
+                peaks=$("$launcher" rss "$cases/$case.$variant.$who")
+                echo "$case $variant $who rss $peaks" >>"$samples"
+            done
+        done
+    done
+done
+
+# === the report ===
+
+report() {
+    echo "mesh-init beside iptables: $rounds rounds, interleaved, a fresh network namespace for each sample"
+    echo "$(uname -sr), $(unshare -n iptables-nft --version), $(nproc) CPUs"
+    echo
+    sort -k1,3 -k4,4 -k5,5n "$samples" | awk -v size="$(stat -Lc %s "$bin")" -v rounds="$rounds" '
+        function met(yes) { return yes ? "met" : "MISSED" }
+        function at(key, part,   i) { i = int(n[key] * part + 0.999999); return time[key, i < 1 ? 1 : i] / 1e6 }
+        function median(key,   m) {
+            m = n[key]
+            return m % 2 ? at(key, 0.5) : (time[key, m / 2] + time[key, m / 2 + 1]) / 2e6
+        }
+        $4 == "time" { key = $1 " " $2 " " $3; time[key, ++n[key]] = $5 }
+        $4 == "rss" {
+            key = $1 " " $2 " " $3
+            if ($5 > own[key]) own[key] = $5
+            if ($6 > others[key]) others[key] = $6
+        }
+        END {
+            row = "%-8s %-7s %-10s %8s %8s %8s %7s %7s %8s %9s\n"
+            printf row, "case", "variant", "who", "median", "p95", "min", "/ (a)", "/ (b)", "peak", "children"
+            printf row, "", "", "", "ms", "ms", "ms", "", "", "KiB", "KiB"
+            split("fresh no-op replace clean", cases, " ")
+            split("legacy nft", variants, " ")
+            split("mesh-init restore rules", contenders, " ")
+            label["mesh-init"] = "mesh-init"; label["restore"] = "(a)restore"; label["rules"] = "(b)rules"
+            for (c = 1; c in cases; c++) for (v = 1; v in variants; v++) for (w = 1; w in contenders; w++) {
+                group = cases[c] " " variants[v] " "
+                key = group contenders[w]
+                to_a = median(key) / median(group "restore")
+                to_b = median(key) / median(group "rules")
+                printf row, cases[c], variants[v], label[contenders[w]], sprintf("%.2f", median(key)),
+                    sprintf("%.2f", at(key, 0.95)), sprintf("%.2f", at(key, 0)), sprintf("%.2f", to_a),
+                    sprintf("%.2f", to_b), own[key], others[key] ? others[key] : "-"
+                if (w == 1) {
+                    aims[++count] = sprintf("%-8s %-7s not slower than (a): %.2f", cases[c], variants[v], to_a)
+                    verdict[count] = met(to_a <= 1)
+                    if (own[key] > most) most = own[key]
+                }
+            }
+            printf "\nbinary: %.2f MB\n\naims\n", size / 1e6
+            for (i = 1; i <= count; i++) printf "  %-46s %s\n", aims[i], verdict[i]
+            printf "  %-46s %s\n", sprintf("peak memory under 4096 KiB: %d", most), met(most > 0 && most < 4096)
+            printf "  %-46s %s\n", sprintf("binary under 3 MB: %.2f", size / 1e6), met(size < 3e6)
+        }'
+}
+report | tee "$bench/results.txt"

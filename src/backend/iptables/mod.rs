@@ -1,0 +1,5 @@
+//! iptables: rules as the text that `iptables-restore` takes and `iptables-save` prints, both variants alike.
+
+pub mod diff;
+pub mod parse;
+pub mod render;

@@ -1,0 +1,10 @@
+//! Rules to steps: what has to be done to a machine in a known state. Pure; runs nothing.
+
+pub mod choose;
+pub mod iptables;
+pub mod observed;
+pub mod ownership;
+pub mod plan;
+
+pub use observed::{Observed, Tools};
+pub use plan::{Plan, Restore, Stage};

@@ -1,0 +1,77 @@
+//! What is ours, without knowing the flags that made it, and what belongs to somebody whom we must not touch.
+//!
+//! Ours are chains with exactly the names of upstream's history and of our layouts (never a prefix: a user may
+//! have an `ISTIO_FOO`), every jump to them, and rules with our comment.
+
+use crate::policy::RuleId;
+use crate::rules::{Chain, Rule, RuleSet};
+
+/// The chain names of istio-iptables and proxy_init through their history, which our layouts use too.
+const OUR_CHAINS: &[&str] = &[
+    "ISTIO_REDIRECT",
+    "ISTIO_IN_REDIRECT",
+    "ISTIO_INBOUND",
+    "ISTIO_OUTPUT",
+    "ISTIO_OUTPUT_DNS",
+    "ISTIO_DIVERT",
+    "ISTIO_TPROXY",
+    "ISTIO_DROP",
+];
+
+/// Chains that only Istio's ambient agent makes; an `ISTIO_OUTPUT` beside them is its own too.
+const AMBIENT_CHAINS: &[&str] = &["ISTIO_PRERT", "ISTIO_POSTRT"];
+
+/// Chains of other meshes' capture, which would fight with ours over the same connections.
+const OTHER_MESHES: &[(&str, &str)] = &[
+    ("PROXY_INIT_REDIRECT", "linkerd"),
+    ("PROXY_INIT_OUTPUT", "linkerd"),
+    ("KUMA_MESH_INBOUND", "kuma"),
+    ("KUMA_MESH_OUTBOUND", "kuma"),
+    ("MESH_INBOUND", "kuma"),
+    ("MESH_OUTBOUND", "kuma"),
+    ("CONSUL_PROXY_INBOUND", "consul"),
+    ("CONSUL_PROXY_OUTPUT", "consul"),
+    ("OSM_PROXY_INBOUND", "open service mesh"),
+    ("OSM_PROXY_OUTBOUND", "open service mesh"),
+    ("APPMESH_INGRESS", "app mesh"),
+    ("APPMESH_EGRESS", "app mesh"),
+];
+
+/// Whether a chain of that name is ours.
+#[must_use]
+pub fn is_our_chain(name: &str) -> bool {
+    OUR_CHAINS.contains(&name)
+}
+
+/// Whether a rule in a chain that is not ours is ours all the same.
+#[must_use]
+pub fn is_our_rule(rule: &Rule) -> bool {
+    rule.target().is_some_and(is_our_chain) || rule.comment.as_deref().and_then(RuleId::of_comment).is_some()
+}
+
+/// Whether anything of ours is in `rules`.
+#[must_use]
+pub fn holds_ours(rules: &RuleSet) -> bool {
+    rules.chains.iter().any(|chain| is_our_chain(&chain.name) || chain.rules.iter().any(is_our_rule))
+}
+
+fn chain_of<'a>(rules: &'a RuleSet, names: &[&str]) -> Option<&'a Chain> {
+    rules.chains.iter().find(|chain| names.contains(&chain.name.as_str()))
+}
+
+/// The name of a chain of Istio's ambient agent, if there is one.
+#[must_use]
+pub fn ambient(rules: &RuleSet) -> Option<&str> {
+    chain_of(rules, AMBIENT_CHAINS).map(|chain| chain.name.as_str())
+}
+
+/// Another mesh's chain and the mesh, if there is one.
+#[must_use]
+pub fn other_mesh(rules: &RuleSet) -> Option<(&str, &'static str)> {
+    rules.chains.iter().find_map(|chain| {
+        OTHER_MESHES
+            .iter()
+            .find(|(name, _)| *name == chain.name)
+            .map(|(_, mesh)| (chain.name.as_str(), *mesh))
+    })
+}

@@ -1,0 +1,150 @@
+//! The command line's shape, made from the table of options. No meaning here: values stay text.
+
+use std::ffi::OsString;
+
+use clap::builder::ValueParser;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::input::options::{Kind, OPTIONS, Part};
+use crate::input::{Raw, flags};
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// Make the rules hold.
+    Apply,
+    /// Say what would be done.
+    Plan {
+        /// By the state of this machine, not from nothing.
+        live: bool,
+    },
+    /// Say what is captured here.
+    Status,
+    /// Take everything of ours away.
+    Clean,
+}
+
+impl Verb {
+    /// The parts of the table whose options the verb takes.
+    #[must_use]
+    pub fn parts(self) -> &'static [Part] {
+        match self {
+            Verb::Apply | Verb::Plan { .. } => &[Part::Policy, Part::Making, Part::Looking],
+            Verb::Status | Verb::Clean => &[Part::Looking],
+        }
+    }
+}
+
+/// A command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Parsed {
+    /// Something to do.
+    Call {
+        /// What.
+        verb: Verb,
+        /// With which flags.
+        flags: Raw,
+        /// Whether the verb was spelled out.
+        explicit: bool,
+    },
+    /// Help or version, asked for.
+    Answer(String),
+    /// Nothing that can be understood.
+    Misuse(String),
+}
+
+const ABOUT: &str =
+    "Decides which traffic of a pod or VM a service mesh's sidecar sees, and makes the kernel agree";
+
+const EXAMPLES: &str = "\
+Examples:
+  mesh-init -p 15001 -u 1337                    capture a pod (init container)
+  mesh-init --uid-owner 1338 --inbound 8001     capture one user and one port of a VM
+  mesh-init plan -p 15001 -u 1337               show the rules, change nothing
+  mesh-init status                              what is captured here
+  mesh-init clean                               take it all away
+
+Every option FLAG-NAME can also be given as the variable MESH_INIT_FLAG_NAME, in an env file or (the policy)
+in a config file. A flag wins over a variable, a variable over an env file, an env file over a config file.
+
+Exit codes: 0 done or nothing to do; 1 refused, nothing left half-done; 64 bad input; 69 the host lacks
+something; 75 try again; 77 missing privilege.";
+
+fn arguments(parts: &[Part]) -> Vec<Arg> {
+    let mut arguments = Vec::new();
+    for opt in OPTIONS.iter().filter(|opt| parts.contains(&opt.part)) {
+        let heading = match opt.part {
+            Part::Policy => "What is captured",
+            Part::Making => "How rules are made",
+            Part::Looking => "Where and how",
+        };
+        let mut argument = Arg::new(opt.long)
+            .long(opt.long)
+            .visible_aliases(opt.aliases.iter().copied())
+            .help(opt.help)
+            .help_heading(heading)
+            .value_parser(ValueParser::string())
+            .action(ArgAction::Append);
+        if let Some(short) = opt.short {
+            argument = argument.short(short);
+        }
+        argument = match opt.kind {
+            Kind::Switch => {
+                argument.num_args(0..=1).require_equals(true).default_missing_value("true").value_name("BOOL")
+            }
+            Kind::One | Kind::List => argument.value_name(opt.value),
+        };
+        arguments.push(argument);
+    }
+    arguments
+}
+
+fn command() -> Command {
+    let verb = |name: &'static str, about: &'static str, verb: Verb| {
+        Command::new(name).about(about).args(arguments(verb.parts()))
+    };
+    let live = Arg::new("live")
+        .long("live")
+        .action(ArgAction::SetTrue)
+        .help("what apply would send now, by the state of this machine");
+    Command::new("mesh-init")
+        .about(ABOUT)
+        .version(env!("CARGO_PKG_VERSION"))
+        .after_help(EXAMPLES)
+        .args_conflicts_with_subcommands(true)
+        .disable_help_subcommand(true)
+        .term_width(100)
+        .args(arguments(Verb::Apply.parts()))
+        .subcommand(verb("apply", "Make the rules hold (the default)", Verb::Apply))
+        .subcommand(verb("plan", "Show the rules; needs no privileges", Verb::Plan { live: false }).arg(live))
+        .subcommand(verb("status", "Say what is captured here", Verb::Status))
+        .subcommand(verb("clean", "Take everything of ours away", Verb::Clean))
+}
+
+/// The help text.
+#[must_use]
+pub fn help() -> String {
+    command().render_help().to_string()
+}
+
+/// Reads a command line, program name first.
+#[must_use]
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
+    let matches = match command().try_get_matches_from(words) {
+        Ok(matches) => matches,
+        Err(error) if error.use_stderr() => return Parsed::Misuse(error.render().to_string()),
+        Err(error) => return Parsed::Answer(error.render().to_string()),
+    };
+    let (verb, matches, explicit) = match matches.subcommand() {
+        None => (Verb::Apply, &matches, false),
+        Some(("plan", matches)) => (Verb::Plan { live: matches.get_flag("live") }, matches, true),
+        Some(("status", matches)) => (Verb::Status, matches, true),
+        Some(("clean", matches)) => (Verb::Clean, matches, true),
+        Some((_, matches)) => (Verb::Apply, matches, true),
+    };
+    Parsed::Call { verb, flags: flags::parse(verb.parts(), |long| given(matches, long)), explicit }
+}
+
+fn given(matches: &ArgMatches, long: &str) -> Option<Vec<String>> {
+    matches.get_many::<String>(long).map(|values| values.cloned().collect())
+}

@@ -1,0 +1,3 @@
+//! Questions about connections, answered from policy and rules alone.
+
+pub mod sockets;

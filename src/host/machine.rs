@@ -1,0 +1,150 @@
+//! The programs of this machine and how they are run.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::backend::Tools;
+use crate::backend::observed::Tool;
+use crate::error::Result;
+use crate::policy::Family;
+use crate::policy::settings::Variant;
+use crate::sys::exec::{self, Ending, Outcome, Program};
+use crate::sys::fs;
+
+/// Where distributions put iptables; the caller's PATH is asked after these.
+const FOLDERS: [&str; 5] = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin"];
+/// Where iptables-legacy keeps its lock, unless told otherwise (iptables(8), `XTABLES_LOCKFILE`).
+const LOCK_FILE: &str = "/run/xtables.lock";
+/// What a tool gets beyond the time that it may wait for its lock.
+const WORK: Duration = Duration::from_secs(10);
+
+/// The machine as a run sees it.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// The programs that were found.
+    pub tools: Tools,
+    wait: Duration,
+    environment: Vec<(String, String)>,
+}
+
+impl Machine {
+    /// Finds the programs. `path` holds the folders of the caller's `PATH`, `lock_file` its `XTABLES_LOCKFILE`:
+    /// the one variable that is handed on.
+    ///
+    /// # Errors
+    /// A program of unknown kind cannot be asked for its version.
+    pub fn look(wait: Duration, path: Vec<PathBuf>, lock_file: Option<String>) -> Result<Machine> {
+        // iptables-legacy must open its lock even where /run is read-only. Every process of a namespace can open
+        // the namespace's own file, so it serves as one lock for all of them.
+        let elsewhere = || (!fs::lockable(LOCK_FILE)).then(|| "/proc/self/ns/net".to_owned());
+        let lock_file = lock_file.or_else(elsewhere);
+        let environment = lock_file.map(|path| ("XTABLES_LOCKFILE".to_owned(), path)).into_iter().collect();
+        let mut machine = Machine { tools: Tools::new(), wait, environment };
+        let mut folders: Vec<PathBuf> = FOLDERS.iter().map(PathBuf::from).collect();
+        folders.extend(path.into_iter().filter(|folder| folder.is_absolute()));
+        for variant in Variant::ALL {
+            for family in Family::both() {
+                let flavour = if variant == Variant::Nft { "nft" } else { "legacy" };
+                let program = |what: &str| {
+                    let name = format!("{}-{flavour}-{what}", plain_name(family));
+                    fs::find_program(&name, folders.iter().map(PathBuf::as_path))
+                };
+                if let (Some(restore), Some(save)) = (program("restore"), program("save")) {
+                    machine.tools.insert((variant, family), Tool { restore, save });
+                }
+            }
+        }
+        machine.find_plain(&folders)?;
+        Ok(machine)
+    }
+
+    /// Where only plain `iptables-restore` exists, finds out which variant it is.
+    fn find_plain(&mut self, folders: &[PathBuf]) -> Result<()> {
+        for family in Family::both() {
+            if Variant::ALL.iter().any(|variant| self.tools.contains_key(&(*variant, family))) {
+                continue;
+            }
+            let find = |what: &str| {
+                fs::find_program(
+                    &format!("{}-{what}", plain_name(family)),
+                    folders.iter().map(PathBuf::as_path),
+                )
+            };
+            let (Some(restore), Some(save)) = (find("restore"), find("save")) else { continue };
+            let variant = match by_name(&restore) {
+                Some(variant) => variant,
+                None => self.by_version(&restore)?,
+            };
+            self.tools.insert((variant, family), Tool { restore, save });
+        }
+        Ok(())
+    }
+
+    fn by_version(&self, program: &Path) -> Result<Variant> {
+        let outcome = self.run(vec![self.program(program, &["--version"], String::new())])?;
+        let nft = outcome.first().is_some_and(|outcome| outcome.stdout.contains("nf_tables"));
+        Ok(if nft { Variant::Nft } else { Variant::Legacy })
+    }
+
+    /// `program` as it is run here.
+    #[must_use]
+    pub fn program(&self, path: &Path, arguments: &[&str], input: String) -> Program {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        Program { path: path.to_owned(), arguments, input, environment: self.environment.clone() }
+    }
+
+    /// The seconds that a tool may wait for its lock, as its `--wait` takes them.
+    #[must_use]
+    pub fn wait_seconds(&self) -> String {
+        self.wait.as_secs().max(1).to_string()
+    }
+
+    /// Runs `programs` at the same time, each within the deadline.
+    ///
+    /// # Errors
+    /// One cannot be started.
+    pub fn run(&self, programs: Vec<Program>) -> Result<Vec<Outcome>> {
+        let outcomes = exec::run_all(&programs, self.wait + WORK)?;
+        for (program, outcome) in programs.iter().zip(&outcomes) {
+            let Program { path, arguments, .. } = program;
+            tracing::debug!(program = %path.display(), ?arguments, ending = ?outcome.ending, stderr = %outcome.stderr.trim());
+        }
+        Ok(outcomes)
+    }
+}
+
+fn plain_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "iptables",
+        Family::V6 => "ip6tables",
+    }
+}
+
+/// How a program ended, for a message.
+#[must_use]
+pub fn ending(outcome: &Outcome) -> String {
+    let complaint: Vec<&str> =
+        outcome.stderr.lines().filter(|line| !line.starts_with("# Warning")).take(4).collect();
+    let complaint = complaint.join(" / ");
+    let how = match outcome.ending {
+        Ending::Exited(code) => format!("exit {code}"),
+        Ending::Killed(signal) => format!("killed by signal {signal}"),
+        Ending::TimedOut(deadline) => format!("not done after {} s, so it was killed", deadline.as_secs()),
+        Ending::TooMuch => "it printed too much, so it was killed".to_owned(),
+    };
+    if complaint.is_empty() {
+        how
+    } else {
+        format!("{how}: {}", complaint.chars().take(400).collect::<String>())
+    }
+}
+
+fn by_name(program: &Path) -> Option<Variant> {
+    let real = fs::canonical(program)?;
+    let name = real.file_name()?.to_str()?;
+    match (name.contains("nft"), name.contains("legacy")) {
+        (true, false) => Some(Variant::Nft),
+        (false, true) => Some(Variant::Legacy),
+        (_, _) => None,
+    }
+}

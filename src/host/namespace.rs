@@ -1,0 +1,65 @@
+//! Getting to the namespace to work in, with no more privileges than the work needs.
+
+use std::path::PathBuf;
+
+use crate::error::{Class, Error, Result};
+use crate::policy::settings::{NetnsRef, Settings};
+use crate::sys::netns::{self, INIT, OWN};
+use crate::sys::privilege::{self, Need};
+use crate::sys::{fs, lock};
+
+/// Enters the namespace that `settings` name, checks that the privileges for the work are there, and drops
+/// every other one.
+///
+/// # Errors
+/// The namespace is not what the caller can mean, or a privilege is missing; nothing has been changed.
+pub fn enter(settings: &Settings) -> Result<()> {
+    let mut needed = vec![Need::CAP_NET_ADMIN, Need::CAP_NET_RAW];
+    if let Some(reference) = &settings.netns {
+        needed.push(Need::CAP_SYS_ADMIN);
+        privilege::require(&needed)?;
+        needed.pop();
+        open(reference, settings.host)?.enter()?;
+    }
+    privilege::require(&needed)?;
+    // iptables-legacy loads ip_tables by itself if the kernel has not: the one thing that needs this.
+    if !(fs::exists("/proc/thread-self/net/ip_tables_names")
+        && fs::exists("/proc/thread-self/net/ip6_tables_names"))
+    {
+        needed.push(Need::CAP_SYS_MODULE);
+    }
+    privilege::keep_only(&needed)
+}
+
+fn open(reference: &NetnsRef, host: bool) -> Result<netns::Netns> {
+    let path = match reference {
+        NetnsRef::Pid(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
+        NetnsRef::Path(path) => path.clone(),
+    };
+    let target = netns::open(&path)?;
+    let same = |other: &str| netns::identity(other) == Some(target.identity);
+    if same(OWN) {
+        let problem = format!("--netns {} is the namespace that the command already runs in", path.display());
+        return Err(Error::new(Class::Usage, problem).remedy("leave --netns out if that one is meant"));
+    }
+    if same(INIT) && !host {
+        let problem =
+            format!("--netns {} is the network namespace of process 1, the host's own", path.display());
+        return Err(Error::new(Class::Usage, problem).remedy("give --host too if that one is meant"));
+    }
+    Ok(target)
+}
+
+/// Whether this is the host's own network namespace.
+#[must_use]
+pub fn is_hosts_own() -> bool {
+    netns::is_initial()
+}
+
+/// Waits until no other run works in this namespace.
+///
+/// # Errors
+/// Another one still does.
+pub fn lock(settings: &Settings) -> Result<lock::Lock> {
+    lock::take(settings.wait)
+}

@@ -1,0 +1,92 @@
+//! What must be true of the machine before anything is changed.
+
+use super::observe::Look;
+use crate::backend::{Observed, ownership};
+use crate::error::{Class, Error, Result};
+use crate::eval::sockets::Socket;
+use crate::policy::settings::{Settings, Variant};
+use crate::policy::{CapturePolicy, Layout, Owners};
+
+/// Capturing the whole of the host's own namespace is rarely meant, and takes SSH away.
+///
+/// # Errors
+/// It would, and `--host` does not say so.
+pub fn not_the_host(layout: Layout, settings: &Settings, hosts_own: bool) -> Result<()> {
+    match (layout, hosts_own && !settings.host) {
+        (Layout::Classic, true) => Err(Error::new(
+            Class::Usage,
+            "this is the host's own network namespace, and the classic layout would capture all of it, SSH too",
+        )
+        .remedy("give --host if that is meant, or --uid-owner and --inbound to capture only a user and a port")),
+        (Layout::Classic | Layout::Scoped, _) => Ok(()),
+    }
+}
+
+/// Rules that cannot be read cannot be judged: ours may be among them.
+///
+/// # Errors
+/// There are some, and the caller has not chosen the other variant.
+pub fn readable(look: &Look, asked: Option<Variant>) -> Result<()> {
+    let Some((variant, family)) =
+        look.unreadable.iter().find(|(variant, _)| asked.is_none_or(|asked| asked == *variant))
+    else {
+        return Ok(());
+    };
+    Err(Error::host(format!("there are {family} tables of {variant}, and no program to read them")).remedy(format!(
+        "install the iptables package that has {variant}-save, or choose the other one with --iptables-variant"
+    )))
+}
+
+/// Istio's ambient agent uses chain names of ours for its own purposes.
+///
+/// # Errors
+/// Its chains are here.
+pub fn no_ambient(observed: &Observed) -> Result<()> {
+    for rules in observed.rules.values() {
+        if let Some(chain) = ownership::ambient(rules) {
+            return Err(Error::host(format!(
+                "chain {chain} belongs to Istio's ambient agent, which captures this pod already"
+            ))
+            .remedy("take the pod out of the ambient mesh first (label istio.io/dataplane-mode=none)"));
+        }
+    }
+    Ok(())
+}
+
+/// Two meshes in one namespace would capture each other's proxies.
+///
+/// # Errors
+/// Another mesh's chains are here.
+pub fn no_other_mesh(observed: &Observed) -> Result<()> {
+    for rules in observed.rules.values() {
+        if let Some((chain, mesh)) = ownership::other_mesh(rules) {
+            return Err(Error::host(format!(
+                "chain {chain} belongs to {mesh}, which captures this namespace already"
+            ))
+            .remedy(format!("take the {mesh} proxy and its rules out first")));
+        }
+    }
+    Ok(())
+}
+
+/// A proxy that runs as one of those it serves would get its own connections back, without end.
+///
+/// # Errors
+/// It does.
+pub fn proxy_is_no_owner(policy: &CapturePolicy, sockets: &[Socket]) -> Result<()> {
+    let Owners::Only { uids, .. } = &policy.outbound.owners else { return Ok(()) };
+    let ports = [policy.proxy.port.number(), policy.proxy.inbound_port.number()];
+    let captured = sockets.iter().find(|socket| {
+        let owner = uids.iter().any(|uid| uid.number() == socket.uid);
+        socket.is_listening() && ports.contains(&socket.local.port()) && owner
+    });
+    match captured {
+        Some(socket) => Err(Error::host(format!(
+            "the process that listens on the proxy port {} runs as uid {}, whose traffic is to be captured: it would get its own connections back",
+            socket.local.port(),
+            socket.uid
+        ))
+        .remedy("run the proxy as a user of its own and give it with -u")),
+        None => Ok(()),
+    }
+}

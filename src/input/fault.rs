@@ -1,0 +1,139 @@
+//! Faults of the input: every one of them is collected, with origin, value and remedy, and told at once.
+
+use std::fmt;
+
+use super::{Origin, Sourced};
+
+/// How much of a bad value an error quotes; a 10 MB value must not become a 10 MB message.
+const QUOTED: usize = 64;
+/// How many faults are told one by one.
+const TOLD: usize = 50;
+
+/// One thing wrong with the input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Where the value stood; `None` for a fault of the whole (a missing flag).
+    pub origin: Option<Origin>,
+    /// The value, shortened and escaped for quoting; empty if the fault is not about one value.
+    pub value: String,
+    /// What is wrong: lower case, no full stop.
+    pub problem: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.origin, self.value.is_empty()) {
+            (Some(origin), false) => write!(f, "{origin}: {} {}", self.value, self.problem)?,
+            (Some(origin), true) => write!(f, "{origin}: {}", self.problem)?,
+            (None, false) => write!(f, "{} {}", self.value, self.problem)?,
+            (None, true) => write!(f, "{}", self.problem)?,
+        }
+        write!(f, ": {}", self.remedy)
+    }
+}
+
+/// The collector that every parser of values writes to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Faults(pub Vec<Fault>);
+
+impl Faults {
+    /// A fault about one given value.
+    pub fn value(
+        &mut self,
+        given: &Sourced,
+        part: &str,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.0.push(Fault {
+            origin: Some(given.origin.clone()),
+            value: quote(part),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        });
+    }
+
+    /// A fault about a whole source (an unreadable line, a file).
+    pub fn source(&mut self, origin: Origin, problem: impl Into<String>, remedy: impl Into<String>) {
+        self.0.push(Fault {
+            origin: Some(origin),
+            value: String::new(),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        });
+    }
+
+    /// A fault about the input as a whole.
+    pub fn whole(&mut self, problem: impl Into<String>, remedy: impl Into<String>) {
+        self.0.push(Fault {
+            origin: None,
+            value: String::new(),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        });
+    }
+
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// `value` if nothing is wrong, else everything that is.
+    ///
+    /// # Errors
+    /// The collected faults.
+    pub fn into_result<T>(self, value: T) -> Result<T, Faults> {
+        if self.0.is_empty() { Ok(value) } else { Err(self) }
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for fault in self.0.iter().take(TOLD) {
+            writeln!(f, "{fault}")?;
+        }
+        match self.0.len().checked_sub(TOLD) {
+            Some(more) if more > 0 => writeln!(f, "and {more} more faults of this kind"),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// `text` as it may stand in a message: quoted, control characters escaped, shortened.
+#[must_use]
+pub fn quote(text: &str) -> String {
+    let mut short: String = text.chars().take(QUOTED).collect();
+    if short.len() < text.len() {
+        short.push('…');
+        return format!("{short:?} ({} bytes)", text.len());
+    }
+    format!("{short:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quote_escapes_and_shortens() {
+        assert_eq!(quote("80\n-j ACCEPT"), r#""80\n-j ACCEPT""#);
+        let long = "9".repeat(10_000_000);
+        let quoted = quote(&long);
+        assert!(quoted.len() < 120, "{quoted}");
+        assert!(quoted.ends_with("(10000000 bytes)"), "{quoted}");
+    }
+
+    #[test]
+    fn many_faults_are_counted_not_listed() {
+        let mut faults = Faults::default();
+        for n in 0..60 {
+            faults.whole(format!("fault {n}"), "mend it");
+        }
+        let text = faults.to_string();
+        assert_eq!(text.lines().count(), 51, "{text}");
+        assert!(text.ends_with("and 10 more faults of this kind\n"), "{text}");
+    }
+}

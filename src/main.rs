@@ -1,0 +1,13 @@
+//! The program: hands the command line and the environment to `run`, prints its answer, exits with its code.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let answer =
+        mesh_init::run::main(std::env::args_os().collect(), &std::env::vars_os().collect::<Vec<_>>());
+    // A reader that went away (a closed pipe) is no failure of ours, and there is nobody to tell.
+    let _ = std::io::stderr().write_all(answer.stderr.as_bytes()).is_ok();
+    let _ = std::io::stdout().write_all(answer.stdout.as_bytes()).is_ok();
+    ExitCode::from(answer.code)
+}

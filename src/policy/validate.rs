@@ -1,0 +1,367 @@
+//! The one constructor of [`CapturePolicy`]: [`Raw`] and [`Facts`] in, a policy or every fault out. Pure.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::layout::{self, Layout};
+use super::settings::{NetnsRef, Output, Settings, Variant};
+use super::values::{Listed, Values};
+use super::{
+    CapturePolicy, Cidr, Destinations, Dns, Facts, Family, Groups, Inbound, Interfaces, Ipv6, Mark, Mode,
+    Outbound, Owners, Port, PortRange, PortSet, Proxy, Seal, Uid,
+};
+use crate::input::{Faults, Key, Raw, Sourced};
+
+const fn port(number: u16) -> Port {
+    match Port::of(number) {
+        Some(port) => port,
+        None => unreachable!(),
+    }
+}
+
+/// The proxy's port (Istio's `ProxyListenPort`).
+pub const PROXY_PORT: Port = port(15001);
+/// The HBONE port.
+pub const TUNNEL_PORT: Port = port(15008);
+/// Where Istio's agent answers DNS.
+pub const DNS_PORT: Port = port(15053);
+/// The proxy's user.
+pub const PROXY_UID: u32 = 1337;
+/// TPROXY's packet mark.
+pub const TPROXY_MARK: Mark = Mark(1337);
+/// TPROXY's routing table.
+pub const TPROXY_TABLE: u32 = 133;
+/// Ports that a scoped `*` never captures: SSH, and the proxy's admin, metrics, health and merged-metrics
+/// ports. Capturing them would lock the operator out of the host or the mesh out of the proxy.
+pub const RESERVED_INBOUND: [Port; 5] = [port(22), port(15000), port(15020), port(15021), port(15090)];
+
+/// A valid request to make rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// What to capture.
+    pub policy: CapturePolicy,
+    /// Which chains to make.
+    pub layout: Layout,
+    /// How to work.
+    pub settings: Settings,
+    /// What was accepted but is worth saying.
+    pub warnings: Vec<String>,
+}
+
+/// Validates everything that was given for making rules.
+///
+/// # Errors
+/// Every fault there is.
+pub fn request(raw: &Raw, facts: &Facts, mut faults: Faults) -> Result<Request, Faults> {
+    let layout = layout::choose(raw, &mut faults);
+    if let Some(layout) = layout {
+        layout::check(layout, raw, &mut faults);
+    }
+    let mut values = Values { raw, facts, faults: &mut faults, warnings: Vec::new() };
+    let policy = policy(&mut values, layout.unwrap_or(Layout::Classic));
+    let settings = settings_of(&mut values);
+    let warnings = values.warnings;
+    let layout = layout.unwrap_or(Layout::Classic);
+    faults.into_result(Request { policy, layout, settings, warnings })
+}
+
+/// Validates what verbs take that make no rules.
+///
+/// # Errors
+/// Every fault there is.
+pub fn settings(raw: &Raw, mut faults: Faults) -> Result<Settings, Faults> {
+    let facts = Facts::default();
+    let mut values = Values { raw, facts: &facts, faults: &mut faults, warnings: Vec::new() };
+    let settings = settings_of(&mut values);
+    faults.into_result(settings)
+}
+
+fn settings_of(values: &mut Values<'_>) -> Settings {
+    let defaults = Settings::default();
+    values.word(Key::Backend, (), &[("auto", ()), ("iptables", ())]);
+    values.one(Key::Layout);
+    Settings {
+        netns: values.one(Key::Netns).and_then(|given| netns(values, given)),
+        host: values.switch(Key::Host),
+        wait: Duration::from_secs(u64::from(values.number(Key::Wait, 10, 3600))),
+        output: values.word(Key::Output, Output::Text, &[("text", Output::Text), ("json", Output::Json)]),
+        variant: values.word(
+            Key::IptablesVariant,
+            defaults.variant,
+            &[("auto", None), ("legacy", Some(Variant::Legacy)), ("nft", Some(Variant::Nft))],
+        ),
+    }
+}
+
+fn netns(values: &mut Values<'_>, given: &Sourced) -> Option<NetnsRef> {
+    if given.text.bytes().all(|byte| byte.is_ascii_digit()) {
+        if let Some(pid) = given.text.parse().ok().filter(|pid| *pid != 0) {
+            return Some(NetnsRef::Pid(pid));
+        }
+    } else if given.text.contains('/') && !given.text.contains('\0') {
+        return Some(NetnsRef::Path(PathBuf::from(&given.text)));
+    }
+    let remedy = "give a process id or a path such as /run/netns/NAME";
+    values.faults.value(given, &given.text, "is not a network namespace", remedy);
+    None
+}
+
+fn policy(values: &mut Values<'_>, layout: Layout) -> CapturePolicy {
+    let modes = [("REDIRECT", Mode::Redirect), ("TPROXY", Mode::Tproxy), ("NONE", Mode::None)];
+    let mode = values.word(Key::Mode, Mode::Redirect, &modes);
+    let proxy_port = values.port(Key::ProxyPort, PROXY_PORT);
+    let ipv6 =
+        values.word(Key::Ipv6, Ipv6::Auto, &[("auto", Ipv6::Auto), ("on", Ipv6::On), ("off", Ipv6::Off)]);
+    let policy = CapturePolicy {
+        mode,
+        tproxy_mark: values.mark(Key::TproxyMark, TPROXY_MARK),
+        tproxy_table: values.number(Key::TproxyTable, TPROXY_TABLE, u32::MAX - 1),
+        proxy: Proxy {
+            port: proxy_port,
+            inbound_port: values.port(Key::InboundCapturePort, proxy_port),
+            tunnel_port: values.port(Key::InboundTunnelPort, TUNNEL_PORT),
+            uids: values.uids(Key::ProxyUid).unwrap_or_else(|| Uid::of(PROXY_UID).into_iter().collect()),
+            gids: values.gids(Key::ProxyGid).unwrap_or_default(),
+        },
+        outbound: outbound(values, ipv6),
+        inbound: inbound(values, layout),
+        interfaces: Interfaces {
+            exclude: values.interfaces(Key::ExcludeInterface),
+            reroute: values.interfaces(Key::RerouteInterface),
+        },
+        dns: dns(values),
+        ipv6,
+        drop_invalid: values.switch(Key::DropInvalid),
+        seal: Seal,
+    };
+    if mode == Mode::Tproxy {
+        refuse_tproxy(values, layout);
+    }
+    if mode != Mode::None {
+        identities(values, &policy, layout);
+        capture_ports(values, &policy);
+    }
+    policy
+}
+
+fn outbound(values: &mut Values<'_>, ipv6: Ipv6) -> Outbound {
+    let cidrs = values.cidr_list(Key::OutboundCidr, true);
+    if let (Listed::These(cidrs), Ipv6::Off) = (&cidrs, ipv6) {
+        let of_v6 = cidrs.iter().find(|cidr| cidr.family() == Family::V6);
+        if let (Some(cidr), Some(given)) =
+            (of_v6, values.raw.get(Key::OutboundCidr).and_then(<[Sourced]>::first))
+        {
+            let remedy = "take the network out, or do not give --ipv6 off";
+            values.faults.value(
+                given,
+                &cidr.to_string(),
+                "is IPv6, which --ipv6 off leaves uncaptured",
+                remedy,
+            );
+        }
+    }
+    let ports = values.ports(Key::OutboundPort);
+    let destinations = match cidrs {
+        Listed::All => Destinations::All,
+        // Ports alone narrow: naming some would say nothing if the default were still everything.
+        Listed::Absent if values.raw.has(Key::OutboundPort) => {
+            Destinations::Some { cidrs: Vec::new(), ports }
+        }
+        Listed::Absent => Destinations::All,
+        Listed::These(cidrs) if Family::both().all(|family| covers(&cidrs, family)) => Destinations::All,
+        Listed::These(cidrs) => Destinations::Some { cidrs, ports },
+    };
+    let owners = match (values.uids(Key::UidOwner), values.gids(Key::GidOwner)) {
+        (None, None) => Owners::Everyone,
+        (uids, gids) => Owners::Only { uids: uids.unwrap_or_default(), gids: gids.unwrap_or_default() },
+    };
+    Outbound {
+        owners,
+        destinations,
+        exclude_cidrs: match values.cidr_list(Key::ExcludeOutboundCidr, false) {
+            Listed::These(cidrs) => cidrs,
+            Listed::All | Listed::Absent => Vec::new(),
+        },
+        exclude_ports: values.ports(Key::ExcludeOutboundPort),
+        groups: groups(values),
+    }
+}
+
+fn covers(cidrs: &[Cidr], family: Family) -> bool {
+    cidrs.iter().any(|cidr| cidr.family() == family && cidr.is_everything())
+}
+
+fn groups(values: &mut Values<'_>) -> Groups {
+    let excluded = values.gids(Key::ExcludeOwnerGroup);
+    match values.gid_list(Key::OwnerGroup, true) {
+        None | Some(Listed::All | Listed::Absent) => Groups::AllExcept(excluded.unwrap_or_default()),
+        Some(Listed::These(only)) => {
+            if let Some(given) = values.raw.get(Key::ExcludeOwnerGroup).and_then(<[Sourced]>::first) {
+                let remedy = "give --owner-group or --exclude-owner-group";
+                values.faults.source(
+                    given.origin.clone(),
+                    "has no effect beside a list of groups to capture",
+                    remedy,
+                );
+            }
+            Groups::Only(only)
+        }
+    }
+}
+
+fn inbound(values: &mut Values<'_>, layout: Layout) -> Inbound {
+    let included = values.port_list(Key::Inbound, true);
+    let excluded = values.ports(Key::ExcludeInbound);
+    let everything = match (&included, layout) {
+        (Listed::All, _) | (Listed::Absent, Layout::Classic) => true,
+        (Listed::These(_), _) | (Listed::Absent, Layout::Scoped) => false,
+    };
+    if everything {
+        return Inbound::AllExcept(excluded);
+    }
+    if let Some(given) = values.raw.get(Key::ExcludeInbound).and_then(<[Sourced]>::first) {
+        let remedy = "give --inbound '*', or leave the exclusion out";
+        values.faults.source(
+            given.origin.clone(),
+            "has no effect unless all inbound ports are captured",
+            remedy,
+        );
+    }
+    Inbound::Only(match included {
+        Listed::These(ranges) => ranges.into_iter().collect(),
+        Listed::All | Listed::Absent => PortSet::default(),
+    })
+}
+
+fn dns(values: &mut Values<'_>) -> Dns {
+    let redirect = values.switch(Key::RedirectDns);
+    let all = values.switch(Key::CaptureAllDns);
+    let port = values.port(Key::DnsPort, DNS_PORT);
+    let servers = values.addresses(Key::DnsServer);
+    let idle: &[Key] = match (redirect, all) {
+        (false, _) => &[Key::CaptureAllDns, Key::DnsPort, Key::DnsServer],
+        (true, true) => &[Key::DnsServer],
+        (true, false) => &[],
+    };
+    for key in idle {
+        let Some(given) = values.raw.get(*key).and_then(<[Sourced]>::first) else { continue };
+        if matches!(given.text.as_str(), "false" | "0") {
+            continue;
+        }
+        let (problem, remedy) = match redirect {
+            true => ("has no effect beside --capture-all-dns", "leave one of the two out"),
+            false => ("has no effect without --redirect-dns", "give --redirect-dns too"),
+        };
+        values.faults.source(given.origin.clone(), problem, remedy);
+    }
+    match (redirect, all) {
+        (false, _) => Dns::Off,
+        (true, true) => Dns::All { port },
+        (true, false) => {
+            Dns::Servers { port, servers: servers.unwrap_or_else(|| values.facts.resolvers.clone()) }
+        }
+    }
+}
+
+fn refuse_tproxy(values: &mut Values<'_>, layout: Layout) {
+    if let Some(given) = values.raw.get(Key::Mode).and_then(<[Sourced]>::first) {
+        let problem = format!("cannot be expressed by the {layout} layout");
+        values.faults.value(given, &given.text, problem, "give REDIRECT, or leave it out");
+    }
+}
+
+/// The proxy must be told apart from those it serves, else its own connections come back to it.
+fn identities(values: &mut Values<'_>, policy: &CapturePolicy, layout: Layout) {
+    let Proxy { uids, gids, .. } = &policy.proxy;
+    if uids.is_empty() && gids.is_empty() {
+        let remedy = "give the user (-u) or the group (-g) that the proxy runs as";
+        values.faults.whole("no proxy user or group is left, so the proxy would capture itself", remedy);
+    }
+    match &policy.outbound.owners {
+        Owners::Everyone => {
+            let captures = match &policy.outbound.destinations {
+                Destinations::All => true,
+                Destinations::Some { cidrs, ports } => !cidrs.is_empty() || !ports.is_empty(),
+            };
+            if layout == Layout::Scoped && captures {
+                let remedy = "give --uid-owner or --gid-owner, or -i '' to capture inbound traffic alone";
+                values.faults.whole(
+                    "the scoped layout captures the traffic of named owners, and none is named",
+                    remedy,
+                );
+            }
+        }
+        Owners::Only { uids: owner_uids, gids: owner_gids } => {
+            both(values, Key::UidOwner, "user", owner_uids.iter().filter(|uid| uids.contains(uid)));
+            both(values, Key::GidOwner, "group", owner_gids.iter().filter(|gid| gids.contains(gid)));
+        }
+    }
+}
+
+fn both<T: std::fmt::Display>(values: &mut Values<'_>, key: Key, what: &str, ids: impl Iterator<Item = T>) {
+    let Some(given) = values.raw.get(key).and_then(<[Sourced]>::first) else { return };
+    for id in ids {
+        let problem = format!("is the proxy's own {what}, whose traffic is never captured");
+        values.faults.value(
+            given,
+            &id.to_string(),
+            problem,
+            "run the proxy as a user of its own and give it with -u",
+        );
+    }
+}
+
+fn capture_ports(values: &mut Values<'_>, policy: &CapturePolicy) {
+    let Proxy { port, inbound_port, tunnel_port, .. } = policy.proxy;
+    let tunnel = [Key::InboundTunnelPort, Key::InboundCapturePort, Key::ProxyPort];
+    if [port, inbound_port].contains(&tunnel_port) {
+        if let Some(given) = tunnel.iter().find_map(|key| values.raw.get(*key)?.first()) {
+            let remedy = "give the tunnel and the capture ports different numbers";
+            values.faults.value(
+                given,
+                &tunnel_port.to_string(),
+                "is both the tunnel port and a capture port",
+                remedy,
+            );
+        }
+    }
+    if let (Inbound::Only(ports), Some(given)) =
+        (&policy.inbound, values.raw.get(Key::Inbound).and_then(<[Sourced]>::first))
+    {
+        for own in [port, inbound_port] {
+            if ports.contains(own) {
+                let remedy = "name the application's ports, not the proxy's";
+                values.faults.value(given, &own.to_string(), "is where captured traffic goes", remedy);
+            }
+            if port == inbound_port {
+                break;
+            }
+        }
+        if let Some(ssh) = Port::of(22).filter(|ssh| ports.contains(*ssh)) {
+            values
+                .warnings
+                .push(format!("{}: new SSH connections (port {ssh}) will go to the proxy", given.origin));
+        }
+    }
+    if let Dns::Servers { port: dns, .. } | Dns::All { port: dns } = policy.dns {
+        if [port, inbound_port].contains(&dns) {
+            values.faults.whole(
+                format!("port {dns} is both the DNS port and a capture port"),
+                "give --dns-port another number",
+            );
+        }
+    }
+}
+
+impl Family {
+    /// Both families.
+    pub fn both() -> impl Iterator<Item = Family> {
+        [Family::V4, Family::V6].into_iter()
+    }
+}
+
+/// What a scoped `*` leaves alone beside the exclusions: the reserved ports and the proxy's own.
+#[must_use]
+pub fn reserved_inbound(proxy: &Proxy) -> PortSet {
+    RESERVED_INBOUND.into_iter().chain([proxy.port, proxy.inbound_port]).map(PortRange::from).collect()
+}

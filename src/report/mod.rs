@@ -1,0 +1,58 @@
+//! Answers: typed outcomes of the verbs, as text for people and JSON for programs. Strings out, nothing printed.
+
+mod failure;
+mod outcome;
+mod planned;
+mod status;
+
+pub use failure::Failure;
+pub use outcome::{Applied, Cleaned};
+pub use planned::Planned;
+pub use status::{Counter, Status};
+
+use crate::policy::Families;
+use crate::policy::settings::Output;
+
+/// What goes where, and the exit code.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// The answer itself.
+    pub stdout: String,
+    /// What is said beside it.
+    pub stderr: String,
+    /// The exit code.
+    pub code: u8,
+}
+
+/// An outcome that can be told.
+pub trait Report {
+    /// For people.
+    fn text(&self) -> String;
+    /// For programs.
+    fn json(&self) -> serde_json::Value;
+
+    /// In the form asked for.
+    fn answer(&self, output: Output) -> Answer {
+        let stdout = match output {
+            Output::Text => self.text(),
+            Output::Json => pretty(&self.json()),
+        };
+        Answer { stdout, ..Answer::default() }
+    }
+}
+
+/// JSON with a newline at its end.
+fn pretty(value: &serde_json::Value) -> String {
+    format!("{value:#}\n")
+}
+
+fn families(families: Families) -> &'static str {
+    match families {
+        Families::V4 => "IPv4 only",
+        Families::Both => "IPv4 and IPv6",
+    }
+}
+
+fn plural(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}

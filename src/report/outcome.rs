@@ -1,0 +1,92 @@
+//! What `apply` and `clean` say.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::{Report, families, plural};
+use crate::backend::choose::Choice;
+use crate::policy::{CapturePolicy, Families, Layout, json::to_json};
+
+/// What `apply` did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// What is captured now.
+    pub policy: CapturePolicy,
+    /// In which layout.
+    pub layout: Layout,
+    /// By which iptables, and why that one.
+    pub choice: Choice,
+    /// The families.
+    pub families: Families,
+    /// The transactions that were made; none if the rules were in place.
+    pub changed: Vec<String>,
+    /// Connections that were open before and that the proxy does not hold.
+    pub open: usize,
+}
+
+impl Applied {
+    fn open_connections(&self) -> Option<String> {
+        if self.open == 0 || self.changed.is_empty() {
+            return None;
+        }
+        let open = plural(self.open, "open connection");
+        Some(match self.layout {
+            // conntrack adopts a live connection as new when NAT appears (nf_conntrack_tcp_loose).
+            Layout::Classic => format!("{open} may be reset: this layout captures them in mid-flow"),
+            Layout::Scoped => format!("{open} go on uncaptured until they end"),
+        })
+    }
+}
+
+impl Report for Applied {
+    fn text(&self) -> String {
+        let Applied { policy, layout, choice, changed, .. } = self;
+        let mut text = format!("{policy}\n");
+        let by =
+            format!("layout {layout} on {} ({}), {}", choice.variant, choice.reason, families(self.families));
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{by}");
+        let _ = match changed.as_slice() {
+            [] => writeln!(text, "nothing to do: the rules are in place"),
+            changed => writeln!(text, "changed {}", changed.join(" and ")),
+        };
+        if let Some(open) = self.open_connections() {
+            let _ = writeln!(text, "{open}");
+        }
+        text
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "schema": "mesh-init/apply/v1",
+            "changed": self.changed,
+            "layout": self.layout.to_string(),
+            "variant": self.choice.variant.to_string(),
+            "reason": self.choice.reason,
+            "families": self.families.list().iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "openConnections": self.open,
+            "policy": to_json(&self.policy),
+        })
+    }
+}
+
+/// What `clean` did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cleaned {
+    /// The transactions that were made; none if nothing of ours was there.
+    pub changed: Vec<String>,
+}
+
+impl Report for Cleaned {
+    fn text(&self) -> String {
+        match self.changed.as_slice() {
+            [] => "nothing to do: nothing of ours is here\n".to_owned(),
+            changed => format!("removed from {}\n", changed.join(" and ")),
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({ "schema": "mesh-init/clean/v1", "changed": self.changed })
+    }
+}

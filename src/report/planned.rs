@@ -1,0 +1,46 @@
+//! What `plan` says: the rules as `iptables-restore` takes them.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::Report;
+use crate::policy::{CapturePolicy, Family, Layout, json::to_json};
+
+/// A plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// What is wanted.
+    pub policy: CapturePolicy,
+    /// In which layout.
+    pub layout: Layout,
+    /// The transactions: family, what else there is to say of it, text.
+    pub transactions: Vec<(Family, String, String)>,
+    /// By the state of this machine, not from nothing.
+    pub live: bool,
+}
+
+impl Report for Planned {
+    fn text(&self) -> String {
+        if self.transactions.is_empty() {
+            return "# nothing to do\n".to_owned();
+        }
+        let mut text = String::new();
+        for (family, what, transaction) in &self.transactions {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "# {family}: {what}\n{transaction}");
+        }
+        text
+    }
+
+    fn json(&self) -> Value {
+        let transaction = |(family, what, text): &(Family, String, String)| json!({ "family": family.to_string(), "what": what, "text": text });
+        json!({
+            "schema": "mesh-init/plan/v1",
+            "live": self.live,
+            "layout": self.layout.to_string(),
+            "policy": to_json(&self.policy),
+            "transactions": self.transactions.iter().map(transaction).collect::<Vec<_>>(),
+        })
+    }
+}

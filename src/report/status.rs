@@ -1,0 +1,139 @@
+//! What `status` says.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::{Report, families, plural};
+use crate::eval::sockets::Open;
+use crate::policy::settings::Variant;
+use crate::policy::{CapturePolicy, Families, Family, Layout, RuleId, json::to_json};
+
+/// How often a clause decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counter {
+    /// The clause.
+    pub id: RuleId,
+    /// The family.
+    pub family: Family,
+    /// First packets of connections: the nat table sees no others.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What is captured here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// Nothing of ours is here.
+    Nothing {
+        /// What else is worth saying.
+        notes: Vec<String>,
+    },
+    /// Rules of ours are here that no policy of this version makes.
+    Unknown {
+        /// Where.
+        variants: Vec<Variant>,
+        /// What else is worth saying.
+        notes: Vec<String>,
+    },
+    /// A policy holds.
+    Captured {
+        /// The policy that the rules say.
+        policy: Box<CapturePolicy>,
+        /// In which layout.
+        layout: Layout,
+        /// By which iptables.
+        variant: Variant,
+        /// The families.
+        families: Families,
+        /// Whether the rules are exactly those of the policy.
+        whole: bool,
+        /// In the order of the rules.
+        counters: Vec<Counter>,
+        /// Connections older than the capture.
+        older: Open,
+        /// What else is worth saying.
+        notes: Vec<String>,
+    },
+}
+
+impl Report for Status {
+    fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = match self {
+            Status::Nothing { .. } => writeln!(text, "not captured: nothing of ours is here"),
+            Status::Unknown { variants, .. } => writeln!(
+                text,
+                "cannot tell: {} holds chains of Istio that no policy of this version makes",
+                crate::policy::list(variants)
+            ),
+            Status::Captured { policy, layout, variant, families: of, whole, counters, older, .. } => {
+                let _ = writeln!(text, "captured: {policy}");
+                let state = if *whole { "" } else { "; NOT WHOLE: apply again" };
+                let _ = writeln!(text, "layout {layout} on {variant}, {}{state}", families(*of));
+                let _ = writeln!(text, "\n{:<28} {:<6} {:>10} {:>12}", "rule", "family", "packets", "bytes");
+                for Counter { id, family, packets, bytes } in counters {
+                    let _ = writeln!(
+                        text,
+                        "{:<28} {:<6} {packets:>10} {bytes:>12}",
+                        id.as_str(),
+                        family.to_string()
+                    );
+                }
+                writeln!(
+                    text,
+                    "\n{} older than the capture ({} outbound, {} inbound)",
+                    plural(older.total(), "connection"),
+                    older.outbound,
+                    older.inbound
+                )
+            }
+        };
+        for note in self.notes() {
+            let _ = writeln!(text, "note: {note}");
+        }
+        text
+    }
+
+    fn json(&self) -> Value {
+        const SCHEMA: &str = "mesh-init/status/v1";
+        let notes = self.notes();
+        match self {
+            Status::Nothing { .. } => json!({ "schema": SCHEMA, "captured": false, "notes": notes }),
+            Status::Unknown { variants, .. } => {
+                let variants: Vec<String> = variants.iter().map(ToString::to_string).collect();
+                json!({ "schema": SCHEMA, "captured": null, "variants": variants, "notes": notes })
+            }
+            Status::Captured { policy, layout, variant, families, whole, counters, older, .. } => {
+                let counter = |counter: &Counter| {
+                    let Counter { id, family, packets, bytes } = counter;
+                    json!({ "id": id.as_str(), "family": family.to_string(), "packets": packets, "bytes": bytes })
+                };
+                json!({
+                    "schema": SCHEMA,
+                    "captured": true,
+                    "whole": whole,
+                    "layout": layout.to_string(),
+                    "variant": variant.to_string(),
+                    "families": families.list().iter().map(ToString::to_string).collect::<Vec<_>>(),
+                    "rules": counters.iter().map(counter).collect::<Vec<_>>(),
+                    "olderConnections": { "outbound": older.outbound, "inbound": older.inbound },
+                    "policy": to_json(policy),
+                    "notes": notes,
+                })
+            }
+        }
+    }
+}
+
+impl Status {
+    fn notes(&self) -> &[String] {
+        match self {
+            Status::Nothing { notes } | Status::Unknown { notes, .. } | Status::Captured { notes, .. } => {
+                notes
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The classic layout: the rules that `proxy_init` 0.7.1 made, comments included.
+//!
+//! Its peculiarity is kept because it is what those who still run it rely on: over `lo` everything but
+//! 127.0.0.1 is captured, the proxy's own calls to the pod's address too. A proxy must therefore dial
+//! 127.0.0.1 for inbound traffic.
+
+use super::{OUTPUT, REDIRECT, jump, own, shared, tcp};
+use crate::policy::{CapturePolicy, Cidr, Destinations, Family, IfName, RuleId};
+use crate::rules::{Chain, Hook, Match, Rule, Test, Verdict};
+
+/// The comments of 0.7.1 and the clauses they stand for. A comment ending in `-` is followed by the network.
+pub const COMMENTS: &[(RuleId, &str)] = &[
+    (RuleId::InboundAll, "istio/install-istio-prerouting"),
+    (RuleId::OutboundHook, "istio/install-istio-output"),
+    (RuleId::RedirectOutbound, "istio/redirect-to-envoy-port"),
+    (RuleId::OutboundOwnAddress, "istio/redirect-implicit-loopback"),
+    (RuleId::ProxyUid, "istio/bypass-envoy"),
+    (RuleId::ProxyGid, "istio/bypass-envoy"),
+    (RuleId::OutboundLoopback, "istio/bypass-explicit-loopback"),
+    (RuleId::OutboundCidr, "istio/redirect-ip-range-"),
+    (RuleId::OutboundRest, "istio/bypass-default-outbound"),
+    (RuleId::OutboundAll, "istio/redirect-default-outbound"),
+];
+
+fn comment(id: RuleId) -> &'static str {
+    COMMENTS.iter().find(|(of, _)| *of == id).map_or("", |(_, text)| text)
+}
+
+/// A rule with the comment that 0.7.1 gave it.
+fn rule(id: RuleId, matches: Vec<Match>, verdict: Verdict) -> Rule {
+    Rule::new(id, matches, verdict).comment(comment(id))
+}
+
+pub(super) fn compile(policy: &CapturePolicy, family: Family) -> Vec<Chain> {
+    let loopback = || Test::Destination(vec![family.loopback()]);
+    // 0.7.1 knew no "capture nothing outbound"; without the jump nothing outbound is looked at.
+    let nothing = matches!(&policy.outbound.destinations,
+        Destinations::Some { cidrs, ports } if cidrs.is_empty() && ports.is_empty());
+
+    let mut chains = Vec::new();
+    let prerouting = rule(RuleId::InboundAll, vec![], jump(REDIRECT));
+    chains.push(shared(family, Hook::Prerouting, vec![prerouting]));
+    if !nothing {
+        chains.push(shared(
+            family,
+            Hook::Output,
+            vec![rule(RuleId::OutboundHook, vec![tcp()], jump(OUTPUT))],
+        ));
+        let mut rules = Vec::new();
+        if let Ok(lo) = "lo".parse::<IfName>() {
+            let over_lo = Match::is(Test::OutInterface(vec![lo]));
+            rules.push(rule(
+                RuleId::OutboundOwnAddress,
+                vec![Match::not(loopback()), over_lo],
+                jump(REDIRECT),
+            ));
+        }
+        if !policy.proxy.uids.is_empty() {
+            let uids = Match::is(Test::OwnerUid(policy.proxy.uids.clone()));
+            rules.push(rule(RuleId::ProxyUid, vec![uids], Verdict::Return));
+        }
+        if !policy.proxy.gids.is_empty() {
+            let gids = Match::is(Test::OwnerGid(policy.proxy.gids.clone()));
+            rules.push(rule(RuleId::ProxyGid, vec![gids], Verdict::Return));
+        }
+        rules.push(rule(RuleId::OutboundLoopback, vec![Match::is(loopback())], Verdict::Return));
+        rules.extend(destinations(&policy.outbound.destinations, family));
+        chains.push(own(family, OUTPUT, rules));
+    }
+    let redirect = rule(RuleId::RedirectOutbound, vec![tcp()], Verdict::Redirect(policy.proxy.port));
+    chains.push(own(family, REDIRECT, vec![redirect]));
+    chains
+}
+
+fn destinations(destinations: &Destinations, family: Family) -> Vec<Rule> {
+    match destinations {
+        Destinations::All => vec![rule(RuleId::OutboundAll, vec![], jump(REDIRECT))],
+        Destinations::Some { cidrs, .. } => {
+            // A rule for each network, because each carries its network in its comment.
+            let include = |cidr: &Cidr| {
+                let text = format!("{}{cidr}", comment(RuleId::OutboundCidr));
+                Rule::new(
+                    RuleId::OutboundCidr,
+                    vec![Match::is(Test::Destination(vec![*cidr]))],
+                    jump(REDIRECT),
+                )
+                .comment(text)
+            };
+            let mut rules: Vec<Rule> =
+                cidrs.iter().filter(|cidr| cidr.family() == family).map(include).collect();
+            rules.push(rule(RuleId::OutboundRest, vec![], Verdict::Return));
+            rules
+        }
+    }
+}
+
+/// The clause that a rule read from a kernel stands for, by 0.7.1's comments.
+#[must_use]
+pub fn recognise(rule: &Rule) -> Option<RuleId> {
+    let comment = rule.comment.as_deref()?;
+    let by_gid = rule.matches.iter().any(|m| matches!(m.test, Test::OwnerGid(_)));
+    COMMENTS.iter().map(|(id, text)| (*id, *text)).find_map(|(id, text)| match id {
+        RuleId::ProxyUid if by_gid => None,
+        _ if comment == text || (text.ends_with('-') && comment.starts_with(text)) => Some(id),
+        _ => None,
+    })
+}

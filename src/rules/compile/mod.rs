@@ -1,0 +1,55 @@
+//! Policy to rules. The only place where the order of rules is decided.
+
+pub mod classic;
+mod scoped;
+
+use super::{Base, Chain, Hook, Match, Protocol, Rule, RuleSet, Table, Test, Verdict};
+use crate::policy::{CapturePolicy, Families, Family, Layout, Mode, Port};
+
+/// Packets captured outbound go through it.
+pub const REDIRECT: &str = "ISTIO_REDIRECT";
+/// Packets captured inbound go through it where the inbound port is another.
+pub const IN_REDIRECT: &str = "ISTIO_IN_REDIRECT";
+/// Decides outbound.
+pub const OUTPUT: &str = "ISTIO_OUTPUT";
+/// Decides inbound.
+pub const INBOUND: &str = "ISTIO_INBOUND";
+
+/// The priority of the nat table for changes of the destination (linux/netfilter_ipv4.h, `NF_IP_PRI_NAT_DST`).
+pub const PRIORITY_NAT_DST: i32 = -100;
+
+/// The rules of `policy` in `layout` for `families`. Mode NONE has none.
+#[must_use]
+pub fn compile(policy: &CapturePolicy, layout: Layout, families: Families) -> RuleSet {
+    if policy.mode == Mode::None {
+        return RuleSet::default();
+    }
+    let chains = families.list().iter().flat_map(|family| match layout {
+        Layout::Classic => classic::compile(policy, *family),
+        Layout::Scoped => scoped::compile(policy, *family),
+    });
+    RuleSet { chains: chains.collect() }
+}
+
+/// A chain of the nat table that is wholly ours.
+fn own(family: Family, name: &str, rules: Vec<Rule>) -> Chain {
+    Chain { family, table: Table::Nat, name: name.to_owned(), base: None, rules }
+}
+
+/// Our rules in a built-in chain of the nat table.
+fn shared(family: Family, hook: Hook, rules: Vec<Rule>) -> Chain {
+    let base = Base { hook, priority: PRIORITY_NAT_DST, accepts: true };
+    Chain { family, table: Table::Nat, name: hook.builtin().to_owned(), base: Some(base), rules }
+}
+
+fn tcp() -> Match {
+    Match::is(Test::Protocol(Protocol::Tcp))
+}
+
+fn jump(chain: &str) -> Verdict {
+    Verdict::Jump(chain.to_owned())
+}
+
+fn to(ports: impl IntoIterator<Item = Port>) -> Match {
+    Match::is(Test::DestinationPort(ports.into_iter().map(Into::into).collect()))
+}

@@ -1,0 +1,75 @@
+//! `apply`: make the rules hold.
+
+use super::Environment;
+use crate::backend::Observed;
+use crate::backend::choose::{self, Choice};
+use crate::backend::plan::{self, Plan, Purpose};
+use crate::error::{Error, Result};
+use crate::eval::sockets;
+use crate::host::{self, Machine, namespace, observe, preflight};
+use crate::policy::validate::Request;
+use crate::policy::{Families, Layout};
+use crate::report::Applied;
+use crate::rules::RuleSet;
+use crate::rules::compile::compile;
+
+/// Everything that is known before the first change.
+pub(super) struct Ready {
+    pub(super) machine: Machine,
+    pub(super) observed: Observed,
+    pub(super) choice: Choice,
+    pub(super) families: Families,
+    pub(super) wanted: RuleSet,
+    pub(super) plan: Plan,
+}
+
+pub(super) fn run(request: &Request, environment: &Environment) -> Result<Applied> {
+    namespace::enter(&request.settings)?;
+    let _lock = namespace::lock(&request.settings)?;
+    let Ready { machine, mut observed, choice, families, wanted, plan } = prepare(request, environment)?;
+    let open = sockets::older(&observe::sockets()?, &request.policy).total();
+    host::apply::apply(&plan, &machine, &mut observed, |observed, purpose| {
+        holds(&wanted, &choice, observed, purpose)
+    })?;
+    Ok(Applied {
+        policy: request.policy.clone(),
+        layout: request.layout,
+        choice,
+        families,
+        changed: plan.steps().map(ToString::to_string).collect(),
+        open,
+    })
+}
+
+/// Looks, checks and plans. Changes nothing.
+pub(super) fn prepare(request: &Request, environment: &Environment) -> Result<Ready> {
+    let Request { policy, layout, settings, .. } = request;
+    preflight::not_the_host(*layout, settings, namespace::is_hosts_own())?;
+    let machine = super::machine(settings, environment)?;
+    let look = observe::look(&machine)?;
+    preflight::readable(&look, settings.variant)?;
+    let observed = look.observed;
+    preflight::no_ambient(&observed)?;
+    preflight::no_other_mesh(&observed)?;
+    if *layout == Layout::Scoped {
+        preflight::proxy_is_no_owner(policy, &observe::sockets()?)?;
+    }
+    let choice = choose::variant(settings.variant, &observed, &machine.tools)?;
+    let families = choose::families(policy.ipv6, &observed, choice.variant, &machine.tools)?;
+    let wanted = compile(policy, *layout, families);
+    let plan = plan::plan(&wanted, choice.variant, &observed);
+    Ok(Ready { machine, observed, choice, families, wanted, plan })
+}
+
+/// Judges what was read back. Rules that are still to be removed do not count before they are.
+pub(super) fn holds(wanted: &RuleSet, choice: &Choice, observed: &Observed, purpose: Purpose) -> Result<()> {
+    let left = plan::plan(wanted, choice.variant, observed);
+    let wrong =
+        left.stages.iter().filter(|stage| stage.purpose == Purpose::Make || purpose == Purpose::Remove);
+    let wrong: Vec<String> = wrong.flat_map(|stage| &stage.steps).map(ToString::to_string).collect();
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(Error::refused(format!("{} reads back differently from what was written", wrong.join(" and ")))
+        .remedy("another program may be changing the same rules; see mesh-init plan --live"))
+}

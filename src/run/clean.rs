@@ -1,0 +1,30 @@
+//! `clean`: take everything of ours away, without knowing the flags that made it.
+
+use super::{Environment, apply};
+use crate::backend::choose::Choice;
+use crate::backend::plan;
+use crate::error::Result;
+use crate::host::{self, namespace, observe, preflight};
+use crate::policy::settings::{Settings, Variant};
+use crate::report::Cleaned;
+use crate::rules::RuleSet;
+
+pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<Cleaned> {
+    namespace::enter(settings)?;
+    let _lock = namespace::lock(settings)?;
+    let machine = super::machine(settings, environment)?;
+    let look = observe::look(&machine)?;
+    preflight::readable(&look, settings.variant)?;
+    let mut observed = look.observed;
+    preflight::no_ambient(&observed)?;
+    if let Some(only) = settings.variant {
+        observed.rules.retain(|variant, _| *variant == only);
+    }
+    let nothing = RuleSet::default();
+    let choice = Choice { variant: Variant::Nft, reason: "" };
+    let plan = plan::plan(&nothing, choice.variant, &observed);
+    host::apply::apply(&plan, &machine, &mut observed, |observed, purpose| {
+        apply::holds(&nothing, &choice, observed, purpose)
+    })?;
+    Ok(Cleaned { changed: plan.steps().map(ToString::to_string).collect() })
+}

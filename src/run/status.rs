@@ -1,0 +1,88 @@
+//! `status`: what is captured here, read from the kernel and from nothing else.
+
+use super::{Environment, recover};
+use crate::backend::{Observed, ownership, plan};
+use crate::error::Result;
+use crate::eval::sockets;
+use crate::host::{namespace, observe, preflight};
+use crate::policy::settings::{Settings, Variant};
+use crate::policy::{Families, Family};
+use crate::report::{Counter, Status};
+use crate::rules::RuleSet;
+use crate::rules::compile::compile;
+
+pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<Status> {
+    namespace::enter(settings)?;
+    let machine = super::machine(settings, environment)?;
+    let look = observe::look(&machine)?;
+    preflight::readable(&look, settings.variant)?;
+    let sockets = observe::sockets()?;
+    Ok(judge(&look.observed, settings.variant, &sockets))
+}
+
+fn judge(observed: &Observed, only: Option<Variant>, sockets: &[sockets::Socket]) -> Status {
+    let mut notes = Vec::new();
+    for rules in observed.rules.values() {
+        if let Some(chain) = ownership::ambient(rules) {
+            notes.push(format!("chain {chain} belongs to Istio's ambient agent"));
+        }
+        if let Some((chain, mesh)) = ownership::other_mesh(rules) {
+            notes.push(format!("chain {chain} belongs to {mesh}, which captures this namespace"));
+        }
+    }
+    let variants = Variant::ALL.into_iter().filter(|variant| only.is_none_or(|only| only == *variant));
+    let variants: Vec<Variant> =
+        variants.filter(|variant| ownership::holds_ours(&observed.of(*variant))).collect();
+    if variants.len() > 1 {
+        notes.push("both iptables hold rules of ours: a move was interrupted, apply again".to_owned());
+    }
+    // The last one, nft, is where an interrupted move goes to unless told otherwise.
+    let Some(variant) = variants.last().copied() else { return Status::Nothing { notes } };
+    let rules = observed.of(variant);
+    let Some(request) = recover::request(&rules) else { return Status::Unknown { variants, notes } };
+    let families = if has_ours(&rules, Family::V6) { Families::Both } else { Families::V4 };
+    if families == Families::V4 && observed.ipv6 {
+        notes.push("IPv6 is not captured, although the namespace has an IPv6 stack".to_owned());
+    }
+    let wanted = compile(&request.policy, request.layout, families);
+    Status::Captured {
+        whole: plan::plan(&wanted, variant, observed).is_empty(),
+        counters: counters(&rules),
+        older: sockets::older(sockets, &request.policy),
+        layout: request.layout,
+        policy: Box::new(request.policy),
+        variant,
+        families,
+        notes,
+    }
+}
+
+fn has_ours(rules: &RuleSet, family: Family) -> bool {
+    let chains = rules.chains.iter().filter(|chain| chain.family == family).cloned().collect();
+    ownership::holds_ours(&RuleSet { chains })
+}
+
+/// Counters of our rules, summed per clause and family, in the order of the rules.
+fn counters(rules: &RuleSet) -> Vec<Counter> {
+    let mut counters: Vec<Counter> = Vec::new();
+    for chain in &rules.chains {
+        for rule in &chain.rules {
+            let (Some(id), Some(seen)) = (recover::clause(rule), &rule.seen) else { continue };
+            match counters.iter_mut().find(|counter| counter.id == id && counter.family == chain.family) {
+                Some(counter) => {
+                    counter.packets += seen.packets;
+                    counter.bytes += seen.bytes;
+                }
+                None => {
+                    counters.push(Counter {
+                        id,
+                        family: chain.family,
+                        packets: seen.packets,
+                        bytes: seen.bytes,
+                    });
+                }
+            }
+        }
+    }
+    counters
+}

@@ -1,0 +1,81 @@
+//! Files, with bounds: nothing that is read can fill the memory.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Class, Error, Result};
+
+/// The most that is read of a file that a person writes.
+pub const LIMIT: u64 = 4 << 20;
+/// The most that is read of a file of /proc.
+const PROC_LIMIT: u64 = 256 << 20;
+
+/// Reads a text file of at most [`LIMIT`] bytes.
+///
+/// # Errors
+/// It cannot be read, is larger, or is no UTF-8.
+pub fn read(path: &Path) -> Result<String> {
+    let problem = |why: String| Error::new(Class::Usage, format!("{} {why}", path.display()));
+    // A FIFO or a device would block or never end.
+    let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
+    let file = file.map_err(|error| problem(format!("cannot be read: {error}")))?;
+    let kind = file.metadata().map_err(|error| problem(format!("cannot be read: {error}")))?;
+    if !kind.is_file() {
+        return Err(problem("is not a plain file".into()));
+    }
+    let mut bytes = Vec::new();
+    let read = file
+        .take(LIMIT + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| problem(format!("cannot be read: {error}")))?;
+    if read as u64 > LIMIT {
+        return Err(problem(format!("is larger than {} MiB", LIMIT >> 20)));
+    }
+    String::from_utf8(bytes).map_err(|_| problem("is not UTF-8".into()))
+}
+
+/// Reads a file of the system, `None` if there is none.
+///
+/// # Errors
+/// It is there and cannot be read.
+pub fn read_system(path: &str) -> Result<Option<String>> {
+    let failed = |error| Error::refused(format!("{path} cannot be read: {error}"));
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(PROC_LIMIT).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Whether `path` is there.
+#[must_use]
+pub fn exists(path: &str) -> bool {
+    Path::new(path).exists()
+}
+
+/// The executable file `name` in the first of `folders` that has it.
+#[must_use]
+pub fn find_program<'a>(name: &str, folders: impl Iterator<Item = &'a Path>) -> Option<PathBuf> {
+    folders
+        .map(|folder| folder.join(name))
+        .find(|path| nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok() && path.is_file())
+}
+
+/// Where `path` leads, links followed.
+#[must_use]
+pub fn canonical(path: &Path) -> Option<PathBuf> {
+    path.canonicalize().ok()
+}
+
+/// Whether a lock file at `path` can be opened as iptables opens it (`O_RDONLY | O_CREAT`, mode 0600).
+#[must_use]
+pub fn lockable(path: &str) -> bool {
+    use nix::fcntl::{OFlag, open};
+    use nix::sys::stat::Mode;
+    open(path, OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC, Mode::S_IRUSR | Mode::S_IWUSR).is_ok()
+}

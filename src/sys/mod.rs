@@ -1,0 +1,9 @@
+//! Effects, and nothing else: programs, namespaces, netlink, files, capabilities. With `ebpf/` the only place
+//! with `unsafe`. Nothing here knows what a policy or a rule is.
+
+pub mod exec;
+pub mod fs;
+pub mod lock;
+pub mod netlink;
+pub mod netns;
+pub mod privilege;

@@ -1,0 +1,54 @@
+//! Capabilities: what we have, and giving up what we do not need.
+
+use caps::{CapSet, Capability, CapsHashSet};
+
+use crate::error::{Class, Error, Result};
+
+/// A capability that some part of a run needs.
+pub use caps::Capability as Need;
+
+/// Fails if one of `needed` is not in effect, naming every one that is missing.
+///
+/// # Errors
+/// What is missing, and how to give it.
+pub fn require(needed: &[Need]) -> Result<()> {
+    let have = caps::read(None, CapSet::Effective)
+        .map_err(|error| Error::refused(format!("reading capabilities: {error}")))?;
+    let missing: Vec<String> =
+        needed.iter().filter(|cap| !have.contains(cap)).map(ToString::to_string).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let short: Vec<&str> = missing.iter().map(|name| name.trim_start_matches("CAP_")).collect();
+    Err(Error::new(Class::Privilege, format!("missing {}", missing.join(" and ")))
+        .remedy(format!("run as root, or give the container capabilities.add: [{}]", short.join(", "))))
+}
+
+/// Keeps `needed` and drops the rest, for this process and the programs that it runs.
+///
+/// `no_new_privs` (prctl(2)) is what holds for children: without it, execve(2) gives a root process every
+/// capability of the bounding set back.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn keep_only(needed: &[Need]) -> Result<()> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| {
+        Error::refused(format!("dropping privileges: {what}: {error}"))
+    };
+    nix::sys::prctl::set_no_new_privs().map_err(|error| failed("no_new_privs", &error))?;
+    let have = caps::read(None, CapSet::Permitted).map_err(|error| failed("permitted set", &error))?;
+    let keep: CapsHashSet = needed.iter().copied().filter(|cap: &Capability| have.contains(cap)).collect();
+    caps::clear(None, CapSet::Ambient).map_err(|error| failed("ambient set", &error))?;
+    let none = CapsHashSet::new();
+    for (set, wanted) in
+        [(CapSet::Effective, &keep), (CapSet::Permitted, &keep), (CapSet::Inheritable, &none)]
+    {
+        caps::set(None, set, wanted).map_err(|error| failed("capability set", &error))?;
+    }
+    // A process that is not root has only what it hands on through its ambient set.
+    if !nix::unistd::geteuid().is_root() {
+        caps::set(None, CapSet::Inheritable, &keep).map_err(|error| failed("inheritable set", &error))?;
+        caps::set(None, CapSet::Ambient, &keep).map_err(|error| failed("ambient set", &error))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! The same policy once more: nothing is written, nothing is counted anew.
+
+use crate::harness::Case;
+use crate::scoped::{APP, OWNER, VM, serve};
+use crate::support::command::mesh_init;
+use crate::support::dial::dial;
+use crate::support::rules::{Family, Variant, assert_same, counted, dump};
+use crate::support::wire::{HERE, THERE, two_hosts};
+
+pub(crate) const CLASSIC: [&str; 4] = ["-p", "15001", "-u", "1337"];
+
+pub(crate) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    cases.extend(Case::each_variant("again::classic", |variant| unchanged(variant, &CLASSIC)));
+    cases.extend(Case::each_variant("again::scoped", |variant| unchanged(variant, &VM)));
+    cases.extend(Case::each_variant("again::variant_found", variant_found));
+    cases
+}
+
+fn unchanged(variant: Variant, flags: &[&str]) {
+    let (here, there) = two_hosts();
+    serve(&here, &there);
+    let words: Vec<_> = flags.iter().copied().chain(["--iptables-variant", variant.name()]).collect();
+    mesh_init(&here, &words).ok();
+    for family in Family::BOTH {
+        for _ in 0..3 {
+            dial(&here, OWNER, THERE.port(family, 80)).captured_by("proxy");
+            dial(&there, APP, HERE.port(family, 8001)).captured_by("proxy");
+        }
+    }
+    let (rules, state) = (counted(&here), dump(&here));
+    let redirects: Vec<_> = rules.lines().filter(|line| line.contains("--to-ports 15001")).collect();
+    let counts = redirects.iter().all(|line| !line.starts_with("[0:0]"));
+    assert!(
+        counts && redirects.len() >= 2,
+        "expected redirects of both families that counted, seen {redirects:?}"
+    );
+    let again = mesh_init(&here, &words).code(0);
+    assert!(again.stdout.contains("nothing to do"), "expected `nothing to do` on stdout, seen {again}");
+    assert_same("rules and counters after the second run", &rules, &counted(&here));
+    assert_same("everything else after the second run", &state, &dump(&here));
+}
+
+/// Without the flag, the variant that holds ours is the one: there is nothing to do either.
+fn variant_found(variant: Variant) {
+    let (here, _there) = two_hosts();
+    let words: Vec<_> = CLASSIC.into_iter().chain(["--iptables-variant", variant.name()]).collect();
+    mesh_init(&here, &words).ok();
+    let rules = counted(&here);
+    let again = mesh_init(&here, &CLASSIC).code(0);
+    assert!(again.stdout.contains("nothing to do"), "expected `nothing to do` on stdout, seen {again}");
+    assert_same("rules after a run without --iptables-variant", &rules, &counted(&here));
+}

@@ -1,0 +1,50 @@
+//! What the kernel does with the rules: real connections between real network namespaces.
+//!
+//! `cargo test --test kernel` needs root. Every case runs in namespaces of its own (`child`), which is why
+//! this binary has its own `main`; without root every case says that it was skipped, and under CI that fails.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "this binary is all test: it fails by panicking and talks to whoever runs it"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod again;
+mod ambient;
+mod child;
+mod classic;
+mod clean;
+mod foreign;
+mod golden;
+mod harness;
+mod listing;
+mod observe;
+mod scoped;
+mod scoped_order;
+mod self_check;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cases = [
+        self_check::cases(),
+        golden::cases(),
+        listing::cases(),
+        classic::cases(),
+        scoped::cases(),
+        scoped_order::cases(),
+        again::cases(),
+        clean::cases(),
+        ambient::cases(),
+        observe::cases(),
+    ];
+    let checks = [self_check::checks(), listing::checks()];
+    harness::main(&cases.into_iter().flatten().collect::<Vec<_>>(), checks.into_iter().flatten().collect())
+}

@@ -1,0 +1,3 @@
+//! Tests that need no privileges: values in, values out, and the program as a user calls it.
+
+mod layers;

@@ -1,0 +1,53 @@
+//! Credentials of a single thread.
+//!
+//! The functions of libc (and of nix) change every thread of the process; the raw calls change only the
+//! caller, which is what a test wants that dials as uid 1000 while its other threads stay root. There is no
+//! way back: a thread that took other credentials is used up.
+
+#![expect(unsafe_code, reason = "only the raw system calls change the credentials of one thread")]
+
+use std::fmt;
+use std::io;
+
+/// Whom a socket or a program belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Who {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+impl Who {
+    pub(crate) const ROOT: Self = Self { uid: 0, gid: 0 };
+
+    /// A user whose group has the same number.
+    pub(crate) const fn user(uid: u32) -> Self {
+        Self { uid, gid: uid }
+    }
+
+    pub(crate) const fn group(self, gid: u32) -> Self {
+        Self { uid: self.uid, gid }
+    }
+
+    /// Turns the calling thread, and only it, into this user, without supplementary groups.
+    pub(crate) fn assume(self) -> io::Result<()> {
+        if self == Self::ROOT {
+            return Ok(());
+        }
+        // SAFETY: a length of zero makes the kernel read nothing through the pointer.
+        check(unsafe { libc::syscall(libc::SYS_setgroups, 0_usize, std::ptr::null::<libc::gid_t>()) })?;
+        // SAFETY: three integers, no memory involved.
+        check(unsafe { libc::syscall(libc::SYS_setresgid, self.gid, self.gid, self.gid) })?;
+        // SAFETY: three integers, no memory involved.
+        check(unsafe { libc::syscall(libc::SYS_setresuid, self.uid, self.uid, self.uid) })
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "uid {} gid {}", self.uid, self.gid)
+    }
+}
+
+fn check(answer: libc::c_long) -> io::Result<()> {
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,138 @@
+//! Clients: who dialled what, and who answered.
+
+use std::fmt;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use super::creds::Who;
+use super::netns::Netns;
+use super::serve::Greeting;
+
+/// How long a client waits for anything.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// One attempt to reach `to`.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialled {
+    from: String,
+    who: Who,
+    to: SocketAddr,
+    pub(crate) answer: Result<Greeting, String>,
+}
+
+/// Connects over TCP, hears the greeting, and has some bytes echoed.
+pub(crate) fn dial(from: &Netns, who: Who, to: SocketAddr) -> Dialled {
+    let answer = Open::try_new(from, who, to).and_then(|mut open| {
+        open.try_echo("ping")?;
+        Ok(open.greeting)
+    });
+    Dialled { from: from.name().to_owned(), who, to, answer }
+}
+
+/// Sends one datagram and waits for the answer.
+pub(crate) fn dial_udp(from: &Netns, who: Who, to: SocketAddr) -> Dialled {
+    let answer = from.run_as(who, || ask(to)).map_err(|error| error.to_string());
+    let answer = answer.and_then(|line| line.parse());
+    Dialled { from: from.name().to_owned(), who, to, answer }
+}
+
+fn ask(to: SocketAddr) -> std::io::Result<String> {
+    let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+    socket.connect(to)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.send(b"ping")?;
+    let mut buffer = [0; 2048];
+    let read = socket.recv(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..read]).into_owned())
+}
+
+impl Dialled {
+    /// Is this a connection that `proxy` got instead of `to`, and does the proxy know what `to` was?
+    pub(crate) fn is_captured_by(&self, proxy: &str) -> bool {
+        self.answer.as_ref().is_ok_and(|seen| seen.name == proxy && seen.original == Some(self.to))
+    }
+
+    /// Is this a connection that reached `server` at exactly the address it was sent to?
+    pub(crate) fn is_untouched_to(&self, server: &str) -> bool {
+        self.answer.as_ref().is_ok_and(|seen| {
+            let same = |address: SocketAddr| {
+                address.port() == self.to.port()
+                    && (address.ip() == self.to.ip() || address.ip().is_unspecified())
+            };
+            seen.name == server
+                && seen.original.is_none_or(|original| original == self.to)
+                && same(seen.local)
+        })
+    }
+
+    #[track_caller]
+    pub(crate) fn captured_by(&self, proxy: &str) {
+        let to = self.to;
+        assert!(
+            self.is_captured_by(proxy),
+            "expected capture by `{proxy}` with original destination {to}, seen {self}"
+        );
+    }
+
+    #[track_caller]
+    pub(crate) fn untouched_to(&self, server: &str) {
+        let to = self.to;
+        assert!(self.is_untouched_to(server), "expected an answer by `{server}` at {to} itself, seen {self}");
+    }
+}
+
+impl fmt::Display for Dialled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, who, to, answer } = self;
+        match answer {
+            Ok(greeting) => write!(f, "{who} of `{from}` to {to}: answered by {greeting}"),
+            Err(error) => write!(f, "{who} of `{from}` to {to}: no answer, {error}"),
+        }
+    }
+}
+
+/// A connection that stays open.
+#[derive(Debug)]
+pub(crate) struct Open {
+    stream: BufReader<TcpStream>,
+    pub(crate) greeting: Greeting,
+}
+
+impl Open {
+    #[track_caller]
+    pub(crate) fn new(from: &Netns, who: Who, to: SocketAddr) -> Self {
+        Self::try_new(from, who, to).unwrap_or_else(|error| {
+            panic!("{who} of `{}` to {to}: expected a connection, seen {error}", from.name())
+        })
+    }
+
+    fn try_new(from: &Netns, who: Who, to: SocketAddr) -> Result<Self, String> {
+        let connect = || -> std::io::Result<(BufReader<TcpStream>, String)> {
+            let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_nodelay(true)?;
+            let mut stream = BufReader::new(stream);
+            let mut line = String::new();
+            stream.read_line(&mut line)?;
+            Ok((stream, line))
+        };
+        let (stream, line) = from.run_as(who, connect).map_err(|error| error.to_string())?;
+        Ok(Self { stream, greeting: line.parse()? })
+    }
+
+    /// Sends bytes and requires the very same back.
+    #[track_caller]
+    pub(crate) fn echo(&mut self, text: &str) {
+        let greeting = &self.greeting;
+        let what = format!("the connection with {greeting}: expected {text:?} back, seen");
+        self.try_echo(text).unwrap_or_else(|error| panic!("{what} {error}"));
+    }
+
+    fn try_echo(&mut self, text: &str) -> Result<(), String> {
+        self.stream.get_mut().write_all(text.as_bytes()).map_err(|error| format!("{error} while sending"))?;
+        let mut back = vec![0; text.len()];
+        self.stream.read_exact(&mut back).map_err(|error| format!("{error} while receiving"))?;
+        if back == text.as_bytes() { Ok(()) } else { Err(format!("{:?}", String::from_utf8_lossy(&back))) }
+    }
+}

@@ -1,0 +1,12 @@
+//! Shared parts of the tests that need a kernel: namespaces, hosts with wires between them, credentials,
+//! listeners that say who they are, and what the rules of a namespace look like from outside.
+//!
+//! Nothing in here knows what `mesh-init` ought to do.
+
+pub(crate) mod command;
+pub(crate) mod creds;
+pub(crate) mod dial;
+pub(crate) mod netns;
+pub(crate) mod rules;
+pub(crate) mod serve;
+pub(crate) mod wire;

@@ -1,0 +1,179 @@
+//! Listeners that say who they are, what the client dialled, and then echo.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket,
+};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, getsockopt, listen, setsockopt,
+    socket, sockopt,
+};
+
+use super::creds::Who;
+use super::netns::Netns;
+
+/// What a listener says first: the connection as it looks from there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Greeting {
+    pub(crate) name: String,
+    /// `SO_ORIGINAL_DST`; none when conntrack knows nothing of the connection.
+    pub(crate) original: Option<SocketAddr>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
+}
+
+impl fmt::Display for Greeting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let original = self.original.map_or_else(|| "-".to_owned(), |address| address.to_string());
+        write!(f, "{} original={original} peer={} local={}", self.name, self.peer, self.local)
+    }
+}
+
+impl FromStr for Greeting {
+    type Err = String;
+
+    fn from_str(line: &str) -> Result<Self, String> {
+        let complaint = || format!("not a greeting: {line:?}");
+        let mut words = line.trim_end().split(' ');
+        let name = words.next().ok_or_else(complaint)?.to_owned();
+        let mut field = |key: &str| {
+            let word = words.next()?.strip_prefix(key)?.strip_prefix('=')?;
+            Some(if word == "-" { None } else { Some(word.parse::<SocketAddr>().ok()?) })
+        };
+        let original = field("original").ok_or_else(complaint)?;
+        let peer = field("peer").flatten().ok_or_else(complaint)?;
+        let local = field("local").flatten().ok_or_else(complaint)?;
+        Ok(Self { name, original, peer, local })
+    }
+}
+
+/// A running listener. It ends with the case.
+#[derive(Clone, Debug)]
+pub(crate) struct Service {
+    accepted: Arc<Mutex<Vec<Greeting>>>,
+}
+
+impl Service {
+    /// Listens on TCP `ports` of every address of `netns`, both families, on sockets that belong to `who`.
+    pub(crate) fn tcp(netns: &Netns, who: Who, name: &str, ports: &[u16]) -> Self {
+        let service = Self { accepted: Arc::default() };
+        let (accepted, name, ports) = (Arc::clone(&service.accepted), name.to_owned(), ports.to_owned());
+        let (ready, started) = mpsc::channel();
+        netns.spawn(who, move || {
+            let both = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+            let addresses = ports.iter().flat_map(|port| both.map(|ip| SocketAddr::new(ip, *port)));
+            let listeners: Result<Vec<_>, String> = addresses.map(tcp_listener).collect();
+            match listeners {
+                Ok(listeners) => {
+                    ready.send(Ok(())).expect("the starter waits");
+                    accept_all(&name, &listeners, &accepted);
+                }
+                Err(error) => ready.send(Err(error)).expect("the starter waits"),
+            }
+        });
+        started.recv().expect("the listening thread").unwrap_or_else(|error| panic!("{error}"));
+        service
+    }
+
+    /// Answers datagrams to `port` of every address of `netns`, both families.
+    pub(crate) fn udp(netns: &Netns, who: Who, name: &str, port: u16) -> Self {
+        let service = Self { accepted: Arc::default() };
+        for wildcard in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
+            let address = SocketAddr::new(wildcard, port);
+            let socket = netns.run_as(who, || udp_socket(address)).unwrap_or_else(|error| panic!("{error}"));
+            let (accepted, name) = (Arc::clone(&service.accepted), name.to_owned());
+            thread::spawn(move || answer_datagrams(&name, &socket, address, &accepted));
+        }
+        service
+    }
+
+    /// Everything that was accepted so far, in order.
+    pub(crate) fn accepted(&self) -> Vec<Greeting> {
+        self.accepted.lock().expect("no listener panics").clone()
+    }
+}
+
+fn tcp_listener(address: SocketAddr) -> Result<TcpListener, String> {
+    let fd = bound(address, SockType::Stream)?;
+    let backlog = Backlog::new(512).map_err(|error| error.to_string())?;
+    listen(&fd, backlog).map_err(|error| format!("listening on {address}: {error}"))?;
+    Ok(TcpListener::from(fd))
+}
+
+fn udp_socket(address: SocketAddr) -> Result<UdpSocket, String> {
+    bound(address, SockType::Datagram).map(UdpSocket::from)
+}
+
+/// IPv6 sockets take IPv6 only, so that both families stay apart.
+fn bound(address: SocketAddr, kind: SockType) -> Result<OwnedFd, String> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let attempt = || -> nix::Result<_> {
+        let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+        if address.is_ipv6() {
+            setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+        }
+        bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+        Ok(fd)
+    };
+    attempt().map_err(|error| format!("binding {address}: {error}"))
+}
+
+fn accept_all(name: &str, listeners: &[TcpListener], accepted: &Arc<Mutex<Vec<Greeting>>>) {
+    loop {
+        let mut waiting: Vec<_> =
+            listeners.iter().map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)).collect();
+        poll(&mut waiting, PollTimeout::NONE).expect("polling listeners");
+        let ready = listeners.iter().zip(&waiting).filter(|(_, poll)| poll.any().unwrap_or(true));
+        for (listener, _) in ready {
+            // A client that is gone already is not worth a word.
+            let Ok((stream, peer)) = listener.accept() else { continue };
+            let Ok(local) = stream.local_addr() else { continue };
+            let greeting =
+                Greeting { name: name.to_owned(), original: original(&stream, local), peer, local };
+            accepted.lock().expect("no listener panics").push(greeting.clone());
+            thread::spawn(move || greet_and_echo(stream, &greeting));
+        }
+    }
+}
+
+/// The client notices when the connection breaks; the listener has nobody to tell.
+fn greet_and_echo(mut stream: TcpStream, greeting: &Greeting) -> Option<()> {
+    stream.write_all(format!("{greeting}\n").as_bytes()).ok()?;
+    let mut buffer = [0; 4096];
+    loop {
+        match stream.read(&mut buffer).ok()? {
+            0 => return Some(()),
+            read => stream.write_all(buffer.get(..read)?).ok()?,
+        }
+    }
+}
+
+fn answer_datagrams(name: &str, socket: &UdpSocket, local: SocketAddr, accepted: &Mutex<Vec<Greeting>>) {
+    let mut buffer = [0; 2048];
+    while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
+        let greeting = Greeting { name: name.to_owned(), original: None, peer, local };
+        accepted.lock().expect("no listener panics").push(greeting.clone());
+        let sent: io::Result<usize> = socket.send_to(format!("{greeting}\n").as_bytes(), peer);
+        drop(sent);
+    }
+}
+
+fn original(stream: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
+    if local.is_ipv4() {
+        let raw = getsockopt(stream, sockopt::OriginalDst).ok()?;
+        let ip = Ipv4Addr::from(u32::from_be(raw.sin_addr.s_addr));
+        Some(SocketAddrV4::new(ip, u16::from_be(raw.sin_port)).into())
+    } else {
+        let raw = getsockopt(stream, sockopt::Ip6tOriginalDst).ok()?;
+        let ip = Ipv6Addr::from(raw.sin6_addr.s6_addr);
+        Some(SocketAddrV6::new(ip, u16::from_be(raw.sin6_port), 0, 0).into())
+    }
+}
