@@ -26,8 +26,9 @@ say() { printf '%s\n' "$*"; }
 
 # Installs Envoy at $1, whole or not at all, also when two runs want it at once.
 install_envoy() {
-    local envoy=$1 dir=${1%/*} venv
-    need_packages "$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')/ensurepip/__init__.py=python3-venv"
+    local envoy=$1 dir=${1%/*} stdlib venv
+    stdlib=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
+    need_packages "$stdlib/ensurepip/__init__.py=python3-venv"
     mkdir -p "$dir"
     exec 9>"$dir/lock"
     flock -w 300 9
@@ -130,7 +131,7 @@ poll() {
     shift
     until "$@" >/dev/null 2>&1; do
         ((SECONDS < end)) || give_up "waited 10 s for $what"
-        sleep 0.02
+        sleep 0.05
     done
 }
 
@@ -215,7 +216,7 @@ envoys_ready() {
     done
 }
 
-# fetch HOST UID FAMILY URL: in one line, the Envoys that carried the response, the nearest last, and the service's words.
+# fetch HOST UID FAMILY URL: one line of the Envoys that carried the response, the nearest last, and the app's words.
 fetch() {
     as "$1" "$2" curl -q -sS --noproxy '*' --max-time 4 "-${3#ipv}" --include "$4" 2>&1 | tr -d '\r' | awk '
         body                      { out = out $0; next }
@@ -337,9 +338,11 @@ scoped() {
         context="$variant $family scoped"
         addresses "$family"
         url=http://$name
-        check "client uid 1338 -> $SERVICE on loopback -> envoy -> envoy -> app" "$(fetch client 1338 "$family" "$url")" \
+        check "client uid 1338 -> $SERVICE on loopback -> envoy -> envoy -> app" \
+            "$(fetch client 1338 "$family" "$url")" \
             "envoy server $c -> $s_:8001; envoy client $lo -> $lo_:8001; app server:8001 peer $lo host $name"
-        check 'client uid 1338 -> server address -> envoy -> envoy -> app' "$(fetch client 1338 "$family" "http://$s_:8001")" \
+        check 'client uid 1338 -> server address -> envoy -> envoy -> app' \
+            "$(fetch client 1338 "$family" "http://$s_:8001")" \
             "envoy server $c -> $s_:8001; envoy client $c -> $s_:8001; app server:8001 peer $lo host $s_:8001"
         check 'client uid 1000 on the same loopback port is not captured' "$(fetch client 1000 "$family" "$url")" \
             "app client:8001 peer $lo host $name"
@@ -410,12 +413,12 @@ beside_docker() {
         mesh client --iptables-variant "$variant" -p 15001 -u 1337
         [[ $order != inserted ]] || load_docker "$variant" -I
         [[ $order != appended ]] || load_docker "$variant" -A
-        check 'the rules of the mesh are in this variant alone' "$(holders client)" "iptables-$variant ip6tables-$variant"
+        check 'rules are in this variant alone' "$(holders client)" "iptables-$variant ip6tables-$variant"
 
         check 'udp/53 to 127.0.0.11 is answered' "$(ask 1000 udp 127.0.0.11:53)" "$resolved"
         check 'udp/53 of uid 1337 is answered' "$(ask 1337 udp 127.0.0.11:53)" "$resolved"
-        # TCP goes to whose jump comes first. Docker's own are inserted, so that is Docker, whenever it came; only where its
-        # lines were appended is the query captured, the proxy's own too: over lo, classic spares 127.0.0.1 alone.
+        # TCP goes to whose jump comes first. Docker inserts its own, so that is Docker, whenever it came. Only where
+        # its lines were appended is the query captured, the proxy's own too: over lo, classic spares 127.0.0.1 alone.
         if [[ $order == appended ]]; then
             check 'tcp/53 to 127.0.0.11 is captured' "$(ask 1000 tcp 127.0.0.11:53)" 'envoy client holds 127.0.0.11:53'
             check 'tcp/53 of uid 1337 is captured' "$(ask 1337 tcp 127.0.0.11:53)" 'envoy client holds 127.0.0.11:53'
@@ -426,7 +429,8 @@ beside_docker() {
         for family in ipv4 ipv6; do
             context="$variant $family docker $order"
             addresses "$family"
-            check 'client uid 1000 -> name from 127.0.0.11 -> envoy -> app' "$(fetch client 1000 "$family" "http://$name")" \
+            check 'client uid 1000 -> name from 127.0.0.11 -> envoy -> app' \
+                "$(fetch client 1000 "$family" "http://$name")" \
                 "envoy client $c -> $s_:9080; app server:9080 peer $c host $name"
         done
 

@@ -7,7 +7,7 @@ fn main() -> ExitCode {
     let answer =
         mesh_init::run::main(std::env::args_os().collect(), &std::env::vars_os().collect::<Vec<_>>());
     // A reader that went away (a closed pipe) is no failure of ours, and there is nobody to tell.
-    let _ = std::io::stderr().write_all(answer.stderr.as_bytes()).is_ok();
-    let _ = std::io::stdout().write_all(answer.stdout.as_bytes()).is_ok();
+    std::io::stderr().write_all(answer.stderr.as_bytes()).ok();
+    std::io::stdout().write_all(answer.stdout.as_bytes()).ok();
     ExitCode::from(answer.code)
 }

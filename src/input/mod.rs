@@ -78,6 +78,12 @@ impl Raw {
         self.values.get(&key).map(Vec::as_slice)
     }
 
+    /// The first text given for `key`: where a fault of the option as a whole points.
+    #[must_use]
+    pub fn first(&self, key: Key) -> Option<&Sourced> {
+        self.get(key)?.first()
+    }
+
     /// Whether `key` was given, empty or not.
     #[must_use]
     pub fn has(&self, key: Key) -> bool {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::input::options::{Key, Part, option};
-use crate::input::{Faults, Raw, Sourced};
+use crate::input::{Faults, Raw};
 
 /// A layout that this version makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,22 +27,17 @@ impl Layout {
     /// Whether the layout has rules for `key`.
     #[must_use]
     pub fn expresses(self, key: Key) -> bool {
-        #[expect(clippy::wildcard_enum_match_arm, reason = "what a layout expresses is a positive list")]
         match self {
             Layout::Classic => matches!(
                 key,
                 Key::ProxyPort | Key::ProxyUid | Key::ProxyGid | Key::OutboundCidr | Key::Mode | Key::Ipv6
             ),
-            Layout::Scoped => match key {
-                Key::ProxyPort | Key::ProxyUid | Key::ProxyGid | Key::Mode | Key::Ipv6 => true,
-                Key::InboundCapturePort | Key::Inbound | Key::ExcludeInbound => true,
-                Key::OutboundCidr
-                | Key::ExcludeOutboundCidr
-                | Key::OutboundPort
-                | Key::ExcludeOutboundPort => true,
-                Key::ExcludeInterface | Key::UidOwner | Key::GidOwner => true,
-                _ => false,
-            },
+            Layout::Scoped => {
+                Layout::Classic.expresses(key)
+                    || matches!(key, Key::InboundCapturePort | Key::Inbound | Key::ExcludeInbound)
+                    || matches!(key, Key::ExcludeOutboundCidr | Key::OutboundPort | Key::ExcludeOutboundPort)
+                    || matches!(key, Key::ExcludeInterface | Key::UidOwner | Key::GidOwner)
+            }
         }
     }
 }
@@ -53,7 +48,7 @@ impl Layout {
 /// have; everything else needs Istio's present chains.
 #[must_use]
 pub fn choose(raw: &Raw, faults: &mut Faults) -> Option<Layout> {
-    let given = raw.get(Key::Layout).and_then(<[Sourced]>::first);
+    let given = raw.first(Key::Layout);
     match given.map(|given| (given, given.text.as_str())) {
         None | Some((_, "auto")) => auto(raw, faults),
         Some((_, "classic")) => Some(Layout::Classic),
@@ -85,7 +80,7 @@ fn auto(raw: &Raw, faults: &mut Faults) -> Option<Layout> {
         return Some(Layout::Classic);
     }
     for key in beyond {
-        let Some(first) = raw.get(key).and_then(<[Sourced]>::first) else { continue };
+        let Some(first) = raw.first(key) else { continue };
         faults.source(
             first.origin.clone(),
             "needs the layout of today's istio-iptables, which this version does not make",
@@ -106,7 +101,7 @@ pub fn check(layout: Layout, raw: &Raw, faults: &mut Faults) {
         return;
     }
     for key in policy_keys(raw).filter(|key| !layout.expresses(*key)) {
-        let Some(first) = raw.get(key).and_then(<[Sourced]>::first) else { continue };
+        let Some(first) = raw.first(key) else { continue };
         faults.source(
             first.origin.clone(),
             format!("cannot be expressed by the {layout} layout"),

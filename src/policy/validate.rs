@@ -148,9 +148,7 @@ fn outbound(values: &mut Values<'_>, ipv6: Ipv6) -> Outbound {
     let cidrs = values.cidr_list(Key::OutboundCidr, true);
     if let (Listed::These(cidrs), Ipv6::Off) = (&cidrs, ipv6) {
         let of_v6 = cidrs.iter().find(|cidr| cidr.family() == Family::V6);
-        if let (Some(cidr), Some(given)) =
-            (of_v6, values.raw.get(Key::OutboundCidr).and_then(<[Sourced]>::first))
-        {
+        if let (Some(cidr), Some(given)) = (of_v6, values.raw.first(Key::OutboundCidr)) {
             let remedy = "take the network out, or do not give --ipv6 off";
             values.faults.value(
                 given,
@@ -196,7 +194,7 @@ fn groups(values: &mut Values<'_>) -> Groups {
     match values.gid_list(Key::OwnerGroup, true) {
         None | Some(Listed::All | Listed::Absent) => Groups::AllExcept(excluded.unwrap_or_default()),
         Some(Listed::These(only)) => {
-            if let Some(given) = values.raw.get(Key::ExcludeOwnerGroup).and_then(<[Sourced]>::first) {
+            if let Some(given) = values.raw.first(Key::ExcludeOwnerGroup) {
                 let remedy = "give --owner-group or --exclude-owner-group";
                 values.faults.source(
                     given.origin.clone(),
@@ -219,7 +217,7 @@ fn inbound(values: &mut Values<'_>, layout: Layout) -> Inbound {
     if everything {
         return Inbound::AllExcept(excluded);
     }
-    if let Some(given) = values.raw.get(Key::ExcludeInbound).and_then(<[Sourced]>::first) {
+    if let Some(given) = values.raw.first(Key::ExcludeInbound) {
         let remedy = "give --inbound '*', or leave the exclusion out";
         values.faults.source(
             given.origin.clone(),
@@ -244,7 +242,7 @@ fn dns(values: &mut Values<'_>) -> Dns {
         (true, false) => &[],
     };
     for key in idle {
-        let Some(given) = values.raw.get(*key).and_then(<[Sourced]>::first) else { continue };
+        let Some(given) = values.raw.first(*key) else { continue };
         if matches!(given.text.as_str(), "false" | "0") {
             continue;
         }
@@ -264,7 +262,7 @@ fn dns(values: &mut Values<'_>) -> Dns {
 }
 
 fn refuse_tproxy(values: &mut Values<'_>, layout: Layout) {
-    if let Some(given) = values.raw.get(Key::Mode).and_then(<[Sourced]>::first) {
+    if let Some(given) = values.raw.first(Key::Mode) {
         let problem = format!("cannot be expressed by the {layout} layout");
         values.faults.value(given, &given.text, problem, "give REDIRECT, or leave it out");
     }
@@ -299,7 +297,7 @@ fn identities(values: &mut Values<'_>, policy: &CapturePolicy, layout: Layout) {
 }
 
 fn both<T: std::fmt::Display>(values: &mut Values<'_>, key: Key, what: &str, ids: impl Iterator<Item = T>) {
-    let Some(given) = values.raw.get(key).and_then(<[Sourced]>::first) else { return };
+    let Some(given) = values.raw.first(key) else { return };
     for id in ids {
         let problem = format!("is the proxy's own {what}, whose traffic is never captured");
         values.faults.value(
@@ -314,20 +312,18 @@ fn both<T: std::fmt::Display>(values: &mut Values<'_>, key: Key, what: &str, ids
 fn capture_ports(values: &mut Values<'_>, policy: &CapturePolicy) {
     let Proxy { port, inbound_port, tunnel_port, .. } = policy.proxy;
     let tunnel = [Key::InboundTunnelPort, Key::InboundCapturePort, Key::ProxyPort];
-    if [port, inbound_port].contains(&tunnel_port) {
-        if let Some(given) = tunnel.iter().find_map(|key| values.raw.get(*key)?.first()) {
-            let remedy = "give the tunnel and the capture ports different numbers";
-            values.faults.value(
-                given,
-                &tunnel_port.to_string(),
-                "is both the tunnel port and a capture port",
-                remedy,
-            );
-        }
-    }
-    if let (Inbound::Only(ports), Some(given)) =
-        (&policy.inbound, values.raw.get(Key::Inbound).and_then(<[Sourced]>::first))
+    if [port, inbound_port].contains(&tunnel_port)
+        && let Some(given) = tunnel.iter().find_map(|key| values.raw.first(*key))
     {
+        let remedy = "give the tunnel and the capture ports different numbers";
+        values.faults.value(
+            given,
+            &tunnel_port.to_string(),
+            "is both the tunnel port and a capture port",
+            remedy,
+        );
+    }
+    if let (Inbound::Only(ports), Some(given)) = (&policy.inbound, values.raw.first(Key::Inbound)) {
         for own in [port, inbound_port] {
             if ports.contains(own) {
                 let remedy = "name the application's ports, not the proxy's";
@@ -343,13 +339,11 @@ fn capture_ports(values: &mut Values<'_>, policy: &CapturePolicy) {
                 .push(format!("{}: new SSH connections (port {ssh}) will go to the proxy", given.origin));
         }
     }
-    if let Dns::Servers { port: dns, .. } | Dns::All { port: dns } = policy.dns {
-        if [port, inbound_port].contains(&dns) {
-            values.faults.whole(
-                format!("port {dns} is both the DNS port and a capture port"),
-                "give --dns-port another number",
-            );
-        }
+    if let Dns::Servers { port: dns, .. } | Dns::All { port: dns } = policy.dns
+        && [port, inbound_port].contains(&dns)
+    {
+        let problem = format!("port {dns} is both the DNS port and a capture port");
+        values.faults.whole(problem, "give --dns-port another number");
     }
 }
 

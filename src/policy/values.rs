@@ -218,15 +218,8 @@ impl<'a> Values<'a> {
 
     pub(super) fn uids(&mut self, key: Key) -> Option<Vec<Uid>> {
         let facts = self.facts;
-        self.ids(
-            key,
-            false,
-            "user",
-            "/etc/passwd",
-            |item| Uid::parse(item),
-            |name| Uid::of(*facts.users.get(name)?),
-        )
-        .map(these)
+        self.ids(key, false, "user", "/etc/passwd", Uid::parse, |name| Uid::of(*facts.users.get(name)?))
+            .map(these)
     }
 
     pub(super) fn gids(&mut self, key: Key) -> Option<Vec<Gid>> {
@@ -236,7 +229,7 @@ impl<'a> Values<'a> {
     pub(super) fn gid_list(&mut self, key: Key, wildcard: bool) -> Option<Listed<Gid>> {
         let facts = self.facts;
         let by_name = |name: &str| Gid::of(*facts.groups.get(name)?);
-        self.ids(key, wildcard, "group", "/etc/group", |item| Gid::parse(item), by_name)
+        self.ids(key, wildcard, "group", "/etc/group", Gid::parse, by_name)
     }
 
     fn ids<T: PartialEq>(

@@ -1,7 +1,5 @@
 //! What `apply` and `clean` say.
 
-use std::fmt::Write;
-
 use serde_json::{Value, json};
 
 use super::{Report, families, plural};
@@ -42,19 +40,15 @@ impl Applied {
 impl Report for Applied {
     fn text(&self) -> String {
         let Applied { policy, layout, choice, changed, .. } = self;
-        let mut text = format!("{policy}\n");
         let by =
             format!("layout {layout} on {} ({}), {}", choice.variant, choice.reason, families(self.families));
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{by}");
-        let _ = match changed.as_slice() {
-            [] => writeln!(text, "nothing to do: the rules are in place"),
-            changed => writeln!(text, "changed {}", changed.join(" and ")),
+        let done = match changed.as_slice() {
+            [] => "nothing to do: the rules are in place".to_owned(),
+            changed => format!("changed {}", changed.join(", ")),
         };
-        if let Some(open) = self.open_connections() {
-            let _ = writeln!(text, "{open}");
-        }
-        text
+        let mut lines = vec![policy.to_string(), by, done];
+        lines.extend(self.open_connections());
+        super::lines(lines)
     }
 
     fn json(&self) -> Value {
@@ -82,7 +76,7 @@ impl Report for Cleaned {
     fn text(&self) -> String {
         match self.changed.as_slice() {
             [] => "nothing to do: nothing of ours is here\n".to_owned(),
-            changed => format!("removed from {}\n", changed.join(" and ")),
+            changed => format!("removed from {}\n", changed.join(", ")),
         }
     }
 

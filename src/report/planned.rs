@@ -1,7 +1,5 @@
 //! What `plan` says: the rules as `iptables-restore` takes them.
 
-use std::fmt::Write;
-
 use serde_json::{Value, json};
 
 use super::Report;
@@ -25,12 +23,8 @@ impl Report for Planned {
         if self.transactions.is_empty() {
             return "# nothing to do\n".to_owned();
         }
-        let mut text = String::new();
-        for (family, what, transaction) in &self.transactions {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "# {family}: {what}\n{transaction}");
-        }
-        text
+        let text = |(family, what, text): &(Family, String, String)| format!("# {family}: {what}\n{text}");
+        self.transactions.iter().map(text).collect()
     }
 
     fn json(&self) -> Value {

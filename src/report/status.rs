@@ -1,7 +1,5 @@
 //! What `status` says.
 
-use std::fmt::Write;
-
 use serde_json::{Value, json};
 
 use super::{Report, families, plural};
@@ -60,41 +58,33 @@ pub enum Status {
 
 impl Report for Status {
     fn text(&self) -> String {
-        let mut text = String::new();
-        // Writing to a String cannot fail.
-        let _ = match self {
-            Status::Nothing { .. } => writeln!(text, "not captured: nothing of ours is here"),
-            Status::Unknown { variants, .. } => writeln!(
-                text,
+        let mut lines = match self {
+            Status::Nothing { .. } => vec!["not captured: nothing of ours is here".to_owned()],
+            Status::Unknown { variants, .. } => vec![format!(
                 "cannot tell: {} holds chains of Istio that no policy of this version makes",
                 crate::policy::list(variants)
-            ),
+            )],
             Status::Captured { policy, layout, variant, families: of, whole, counters, older, .. } => {
-                let _ = writeln!(text, "captured: {policy}");
                 let state = if *whole { "" } else { "; NOT WHOLE: apply again" };
-                let _ = writeln!(text, "layout {layout} on {variant}, {}{state}", families(*of));
-                let _ = writeln!(text, "\n{:<28} {:<6} {:>10} {:>12}", "rule", "family", "packets", "bytes");
-                for Counter { id, family, packets, bytes } in counters {
-                    let _ = writeln!(
-                        text,
-                        "{:<28} {:<6} {packets:>10} {bytes:>12}",
-                        id.as_str(),
-                        family.to_string()
-                    );
-                }
-                writeln!(
-                    text,
-                    "\n{} older than the capture ({} outbound, {} inbound)",
-                    plural(older.total(), "connection"),
-                    older.outbound,
-                    older.inbound
-                )
+                let open = plural(older.total(), "connection");
+                let mut lines = vec![
+                    format!("captured: {policy}"),
+                    format!("layout {layout} on {variant}, {}{state}", families(*of)),
+                    String::new(),
+                    row("rule", "family", "packets", "bytes"),
+                ];
+                lines.extend(counters.iter().map(|counter| {
+                    let Counter { id, family, packets, bytes } = counter;
+                    row(id.as_str(), &family.to_string(), &packets.to_string(), &bytes.to_string())
+                }));
+                lines.push(String::new());
+                let Open { outbound, inbound } = older;
+                lines.push(format!("{open} older than the capture ({outbound} outbound, {inbound} inbound)"));
+                lines
             }
         };
-        for note in self.notes() {
-            let _ = writeln!(text, "note: {note}");
-        }
-        text
+        lines.extend(self.notes().iter().map(|note| format!("note: {note}")));
+        super::lines(lines)
     }
 
     fn json(&self) -> Value {
@@ -126,6 +116,10 @@ impl Report for Status {
             }
         }
     }
+}
+
+fn row(rule: &str, family: &str, packets: &str, bytes: &str) -> String {
+    format!("{rule:<28} {family:<6} {packets:>10} {bytes:>12}")
 }
 
 impl Status {

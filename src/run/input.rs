@@ -34,11 +34,10 @@ pub(super) fn gather(verb: Verb, flags: Raw, environment: &Environment) -> Given
         }
         raw = raw.or(given);
     }
-    if let Some((path, origin)) = paths(&raw, Key::Config).first() {
-        if let Some(text) = read(path, origin, &mut faults) {
-            let given = config::parse(path, &text, &mut faults);
-            raw = raw.or(given);
-        }
+    for (path, origin) in paths(&raw, Key::Config) {
+        let Some(text) = read(&path, &origin, &mut faults) else { continue };
+        let given = config::parse(&path, &text, &mut faults);
+        raw = raw.or(given);
     }
     Given { raw, faults }
 }

@@ -87,13 +87,13 @@ fn log(environment: &Environment) {
         .without_time()
         .finish();
     // A second initialisation (a test calling twice) keeps the first.
-    let _ = tracing::subscriber::set_global_default(subscriber).is_ok();
+    tracing::subscriber::set_global_default(subscriber).ok();
 }
 
 impl input::Given {
     /// The form of the answer, as far as it can be known before everything is validated.
     fn output(&self) -> Output {
-        let given = self.raw.get(crate::input::Key::Output).and_then(|given| given.first());
+        let given = self.raw.first(crate::input::Key::Output);
         match given.is_some_and(|given| given.text.eq_ignore_ascii_case("json")) {
             true => Output::Json,
             false => Output::Text,

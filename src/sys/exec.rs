@@ -155,7 +155,7 @@ impl Running {
         let group = Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX));
         // ESRCH only means that it has just ended by itself.
         if killpg(group, Signal::SIGKILL).is_err() {
-            let _ = self.child.kill().is_ok();
+            self.child.kill().ok();
         }
     }
 }
@@ -164,7 +164,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
             self.kill();
-            let _ = self.child.wait().is_ok();
+            self.child.wait().ok();
         }
     }
 }

@@ -34,11 +34,9 @@ pub fn open(path: &Path) -> Result<Netns> {
         Error::new(class, format!("the network namespace {} {why}", path.display()))
             .remedy("give a running process's id, or a path such as /run/netns/NAME")
     };
-    let file = File::open(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::PermissionDenied => {
-            problem(Class::Privilege, format!("cannot be opened: {error}"))
-        }
-        _ => problem(Class::Host, format!("cannot be opened: {error}")),
+    let file = File::open(path).map_err(|error| {
+        let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+        problem(if denied { Class::Privilege } else { Class::Host }, format!("cannot be opened: {error}"))
     })?;
     let kind =
         fstatfs(&file).map_err(|error| problem(Class::Host, format!("cannot be looked at: {error}")))?;
@@ -68,11 +66,11 @@ impl Netns {
     pub fn enter(&self) -> Result<()> {
         setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|error| {
             let problem = format!("entering the network namespace {}: {error}", self.path.display());
-            match error {
-                nix::errno::Errno::EPERM => Error::new(Class::Privilege, problem)
-                    .remedy("CAP_SYS_ADMIN is needed, in the user namespace that owns it too"),
-                _ => Error::host(problem).remedy("give the path of a network namespace"),
+            if error == nix::errno::Errno::EPERM {
+                let error = Error::new(Class::Privilege, problem);
+                return error.remedy("CAP_SYS_ADMIN is needed, in the user namespace that owns it too");
             }
+            Error::host(problem).remedy("give the path of a network namespace")
         })
     }
 }

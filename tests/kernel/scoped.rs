@@ -68,7 +68,7 @@ fn owner(variant: Variant) {
 fn other_users(variant: Variant) {
     let (here, _there) = captured(variant, &VM);
     for family in Family::BOTH {
-        for who in [APP, APP.group(1338), Who::ROOT, PROXY] {
+        for who in [APP, APP.group(1338), Who::user(1336), Who::user(1339), Who::ROOT, PROXY] {
             for port in [22, 80, 8001] {
                 dial(&here, who, THERE.port(family, port)).untouched_to("there");
                 // Its own addresses as well: inbound means from outside.

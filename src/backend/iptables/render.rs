@@ -1,8 +1,6 @@
 //! Rules to lines. A line is spelled exactly as `iptables-save` prints it, so that what `plan` shows is what a
 //! reader finds in the kernel afterwards.
 
-use std::fmt::Write;
-
 use crate::policy::PortRange;
 use crate::rules::{Match, Protocol, Rule, Test, Verdict};
 
@@ -76,17 +74,19 @@ fn position(test: &Test) -> u8 {
 fn spec(rule: &Rule) -> String {
     let mut matches: Vec<&Match> = rule.matches.iter().collect();
     matches.sort_by_key(|condition| position(&condition.test));
-    let protocol = matches.iter().find_map(|condition| match &condition.test {
-        Test::Protocol(protocol) => Some(protocol),
-        _ => None,
-    });
+    let mut protocol = &Protocol::Tcp;
+    for condition in &matches {
+        if let Test::Protocol(named) = &condition.test {
+            protocol = named;
+        }
+    }
     let mut words: Vec<String> = Vec::new();
     let mut ports_loaded = false;
     for condition in matches {
         if matches!(condition.test, Test::SourcePort(_) | Test::DestinationPort(_) | Test::FirstPacket)
             && !ports_loaded
         {
-            words.push(format!("-m {}", protocol.unwrap_or(&Protocol::Tcp)));
+            words.push(format!("-m {}", protocol));
             ports_loaded = true;
         }
         words.push(self::condition(condition));
@@ -157,11 +157,5 @@ fn quote(word: &str) -> String {
 /// A transaction of one table: the form that `iptables-restore` takes, one commit.
 #[must_use]
 pub fn transaction(table: &str, lines: &[String]) -> String {
-    let mut text = format!("* {table}\n");
-    for line in lines {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{line}");
-    }
-    text.push_str("COMMIT\n");
-    text
+    format!("* {table}\n{}\nCOMMIT\n", lines.join("\n"))
 }

@@ -99,9 +99,8 @@ fn destinations(destinations: &Destinations, family: Family) -> Vec<Rule> {
 pub fn recognise(rule: &Rule) -> Option<RuleId> {
     let comment = rule.comment.as_deref()?;
     let by_gid = rule.matches.iter().any(|m| matches!(m.test, Test::OwnerGid(_)));
-    COMMENTS.iter().map(|(id, text)| (*id, *text)).find_map(|(id, text)| match id {
-        RuleId::ProxyUid if by_gid => None,
-        _ if comment == text || (text.ends_with('-') && comment.starts_with(text)) => Some(id),
-        _ => None,
-    })
+    let says = |text: &str| comment == text || (text.ends_with('-') && comment.starts_with(text));
+    // Users and groups of the proxy carry the same comment.
+    let same = |id: RuleId| id != RuleId::ProxyUid || !by_gid;
+    COMMENTS.iter().find(|(id, text)| same(*id) && says(text)).map(|(id, _)| *id)
 }
