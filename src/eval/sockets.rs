@@ -30,6 +30,12 @@ impl Socket {
     }
 }
 
+/// Whether the counters of /proc/net/sockstat or sockstat6 (proc(5)) tell of TCP sockets. In doubt, they do.
+#[must_use]
+pub fn any_in_use(counters: &str) -> bool {
+    !counters.lines().any(|line| line.starts_with("TCP: inuse 0 ") || line == "TCP6: inuse 0")
+}
+
 /// Reads /proc/net/tcp or tcp6 (proc(5)); lines of another form are headings.
 #[must_use]
 pub fn parse(text: &str) -> Vec<Socket> {

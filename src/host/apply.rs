@@ -1,15 +1,18 @@
 //! Running a plan: each stage whole or not at all, read back, undone on failure.
 
+use std::collections::BTreeMap;
+
 use super::machine::{self, Machine};
+use super::observe;
 use crate::backend::plan::{Purpose, Restore};
 use crate::backend::{Observed, Plan, Stage};
 use crate::error::{Class, Error, Result};
 use crate::policy::Family;
 use crate::policy::settings::Variant;
-use crate::sys::exec::{Ending, Outcome};
+use crate::sys::exec::{Ending, Outcome, Program};
 
-/// Runs `plan`. After the stage that makes rules and at the end, what was touched is read into `observed`,
-/// and `holds` judges it; only then is anything removed.
+/// Runs `plan`. Each family of each variant that a stage touches is read back right after its last transaction,
+/// into `observed`, and `holds` judges the stage; only then does the next one begin.
 ///
 /// # Errors
 /// A step is refused or what is read back does not hold. What was done is undone by then; if that fails too,
@@ -20,78 +23,87 @@ pub fn apply(
     observed: &mut Observed,
     holds: impl Fn(&Observed, Purpose) -> Result<()>,
 ) -> Result<()> {
+    let before = observed.clone();
     let mut done: Vec<&Restore> = Vec::new();
     for stage in &plan.stages {
-        let outcome = run_stage(stage, machine, &mut done).and_then(|()| {
-            super::observe::again(machine, &touched(stage), observed)?;
-            holds(observed, stage.purpose)
-        });
-        if let Err(error) = outcome {
-            return Err(undo(&done, machine, error));
+        let outcome = run_stage(stage, machine, observed, &mut done);
+        if let Err(error) = outcome.and_then(|()| holds(observed, stage.purpose)) {
+            return Err(undo(&done, machine, &before, error));
         }
     }
     Ok(())
 }
 
-fn touched(stage: &Stage) -> Vec<(Variant, Family)> {
-    let mut sources: Vec<(Variant, Family)> =
-        stage.steps.iter().map(|step| (step.variant, step.family)).collect();
-    sources.sort_unstable();
-    sources.dedup();
-    sources
-}
-
-/// Runs the steps of a stage at the same time; those that may have been committed are added to `done`.
-fn run_stage<'a>(stage: &'a Stage, machine: &Machine, done: &mut Vec<&'a Restore>) -> Result<()> {
-    let outcomes = restore(machine, stage.steps.iter().map(|step| (step, &step.text)))?;
+/// Runs a stage: what it touches is changed and read at the same time for each variant and family. Steps that
+/// may have been committed are added to `done`.
+fn run_stage<'a>(
+    stage: &'a Stage,
+    machine: &Machine,
+    observed: &mut Observed,
+    done: &mut Vec<&'a Restore>,
+) -> Result<()> {
+    let mut steps_of: BTreeMap<(Variant, Family), Vec<&Restore>> = BTreeMap::new();
+    for step in &stage.steps {
+        steps_of.entry((step.variant, step.family)).or_default().push(step);
+    }
+    let mut chains = Vec::new();
+    for (source, steps) in &steps_of {
+        let mut chain = Vec::new();
+        for step in steps {
+            chain.push(writer(machine, step, &step.text)?);
+        }
+        chain.push(observe::reader(machine, *source)?);
+        chains.push(chain);
+    }
+    let outcomes = machine.run(&chains)?;
     let mut failure = Ok(());
-    for (step, outcome) in stage.steps.iter().zip(outcomes) {
-        match outcome.ending {
-            Ending::Exited(0) => done.push(step),
-            Ending::Exited(_) => failure = failure.and(Err(refusal(step, &outcome, machine))),
-            // It may have been killed right after its commit; undoing what was not done fails whole.
-            Ending::Killed(_) | Ending::TimedOut(_) | Ending::TooMuch => {
-                done.push(step);
-                failure = failure.and(Err(refusal(step, &outcome, machine)));
+    for ((source, steps), outcomes) in steps_of.iter().zip(&outcomes) {
+        for (step, outcome) in steps.iter().zip(outcomes) {
+            match outcome.ending {
+                Ending::Exited(0) => done.push(step),
+                Ending::Exited(_) => failure = failure.and(Err(refusal(step, outcome, machine))),
+                // It may have been killed right after its commit; undoing what was not done fails whole.
+                Ending::Killed(_) | Ending::TimedOut(_) | Ending::TooMuch => {
+                    done.push(step);
+                    failure = failure.and(Err(refusal(step, outcome, machine)));
+                }
             }
+        }
+        if let Some(read) = outcomes.get(steps.len()) {
+            failure = failure.and(observe::absorb(*source, read, observed));
         }
     }
     failure
 }
 
-fn restore<'a>(
-    machine: &Machine,
-    texts: impl Iterator<Item = (&'a Restore, &'a String)>,
-) -> Result<Vec<Outcome>> {
+fn writer(machine: &Machine, step: &Restore, text: &str) -> Result<Program> {
+    let tool = machine.tools.get(&(step.variant, step.family)).ok_or_else(|| {
+        Error::host(format!("{step} cannot be changed: its iptables-restore is not installed"))
+            .remedy("install the iptables package that has it")
+    })?;
     let wait = machine.wait_seconds();
-    let mut programs = Vec::new();
-    for (step, text) in texts {
-        let Some(tool) = machine.tools.get(&(step.variant, step.family)) else {
-            return Err(Error::host(format!(
-                "{step} cannot be changed: its iptables-restore is not installed"
-            ))
-            .remedy("install the iptables package that has it"));
-        };
-        programs.push(machine.program(&tool.restore, &["--noflush", "--wait", &wait], text.clone()));
-    }
-    machine.run(programs)
+    Ok(machine.program(&tool.restore, &["--noflush", "--wait", &wait], text.to_owned()))
 }
 
-fn undo(done: &[&Restore], machine: &Machine, error: Error) -> Error {
-    let mut left = Vec::new();
+/// Takes back what was done, last first, and looks whether it is gone. A step whose program was killed is undone
+/// on suspicion: an undo of what was not done is refused whole, so only the look tells.
+fn undo(done: &[&Restore], machine: &Machine, before: &Observed, error: Error) -> Error {
+    let mut now = before.clone();
+    let mut sources = Vec::new();
     for step in done.iter().rev().filter(|step| !step.undo.is_empty()) {
-        match restore(machine, std::iter::once((*step, &step.undo))) {
-            Ok(outcomes) if outcomes.iter().all(Outcome::succeeded) => {}
-            Ok(_) | Err(_) => left.push(step.to_string()),
+        let outcomes = writer(machine, step, &step.undo).and_then(|program| machine.run(&[vec![program]]));
+        tracing::debug!(%step, undone = outcomes.is_ok_and(|outcomes| outcomes.iter().flatten().all(Outcome::succeeded)));
+        sources.push((step.variant, step.family));
+    }
+    match observe::read(machine, &sources, &mut now) {
+        Ok(()) if now.same_rules(before) => error,
+        Ok(()) | Err(_) => {
+            let problem =
+                format!("{}; and what had been changed could not be taken back whole", error.problem);
+            Error { problem, ..error }
+                .remedy("see mesh-init status, and run the command again or mesh-init clean")
         }
     }
-    if left.is_empty() {
-        return error;
-    }
-    // A step whose program was killed is undone on suspicion; look before claiming that something is left.
-    let remedy = "run the command again, or mesh-init clean";
-    Error { problem: format!("{}; taking back {} was refused", error.problem, left.join(" and ")), ..error }
-        .remedy(remedy)
 }
 
 /// What a tool's refusal means. The words are those of iptables 1.6 to 1.8, both variants.

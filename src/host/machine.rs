@@ -81,8 +81,8 @@ impl Machine {
     }
 
     fn by_version(&self, program: &Path) -> Result<Variant> {
-        let outcome = self.run(vec![self.program(program, &["--version"], String::new())])?;
-        let nft = outcome.first().is_some_and(|outcome| outcome.stdout.contains("nf_tables"));
+        let outcomes = self.run(&[vec![self.program(program, &["--version"], String::new())]])?;
+        let nft = outcomes.iter().flatten().any(|outcome| outcome.stdout.contains("nf_tables"));
         Ok(if nft { Variant::Nft } else { Variant::Legacy })
     }
 
@@ -99,13 +99,15 @@ impl Machine {
         self.wait.as_secs().max(1).to_string()
     }
 
-    /// Runs `programs` at the same time, each within the deadline.
+    /// Runs `chains` at the same time, the programs of each one after the other, each within the deadline.
     ///
     /// # Errors
     /// One cannot be started.
-    pub fn run(&self, programs: Vec<Program>) -> Result<Vec<Outcome>> {
-        let outcomes = exec::run_all(&programs, self.wait + WORK)?;
-        for (program, outcome) in programs.iter().zip(&outcomes) {
+    pub fn run(&self, chains: &[Vec<Program>]) -> Result<Vec<Vec<Outcome>>> {
+        let outcomes = exec::run_chains(chains, self.wait + WORK)?;
+        for (program, outcome) in
+            chains.iter().zip(&outcomes).flat_map(|(chain, outcomes)| chain.iter().zip(outcomes))
+        {
             let Program { path, arguments, .. } = program;
             tracing::debug!(program = %path.display(), ?arguments, ending = ?outcome.ending, stderr = %outcome.stderr.trim());
         }

@@ -4,9 +4,10 @@ use super::machine::{self, Machine};
 use crate::backend::Observed;
 use crate::backend::iptables::parse;
 use crate::error::{Error, Result};
-use crate::eval::sockets::{Socket, parse as parse_sockets};
+use crate::eval::sockets::{self, Socket};
 use crate::policy::Family;
 use crate::policy::settings::Variant;
+use crate::sys::exec::{Outcome, Program};
 use crate::sys::{fs, netlink};
 
 /// The tables that both iptables know.
@@ -39,46 +40,53 @@ pub fn look(machine: &Machine) -> Result<Look> {
     Ok(look)
 }
 
-/// Reads `sources` again into `observed`, which keeps what it knows of the others.
+/// Reads `sources` into `observed`, in the place of what was known of them.
 ///
 /// # Errors
-/// As [`look`].
-pub fn again(machine: &Machine, sources: &[(Variant, Family)], observed: &mut Observed) -> Result<()> {
-    for (variant, family) in sources {
-        if let Some(rules) = observed.rules.get_mut(variant) {
-            rules.chains.retain(|chain| chain.family != *family);
-        }
+/// A program fails, or prints something unreadable.
+pub fn read(machine: &Machine, sources: &[(Variant, Family)], observed: &mut Observed) -> Result<()> {
+    let chains =
+        sources.iter().map(|source| Ok(vec![reader(machine, *source)?])).collect::<Result<Vec<_>>>()?;
+    let outcomes = machine.run(&chains)?;
+    for (source, outcome) in sources.iter().zip(outcomes.iter().flatten()) {
+        absorb(*source, outcome, observed)?;
     }
-    read(machine, sources, observed)
+    Ok(())
 }
 
-fn read(machine: &Machine, sources: &[(Variant, Family)], observed: &mut Observed) -> Result<()> {
-    let mut programs = Vec::new();
-    let mut of = Vec::new();
-    for source in sources {
-        if let Some(tool) = machine.tools.get(source) {
-            programs.push(machine.program(&tool.save, &["-c"], String::new()));
-            of.push((source, &tool.save));
-        }
+/// The program that reads the rules of `source`.
+///
+/// # Errors
+/// It is not installed.
+pub fn reader(machine: &Machine, source: (Variant, Family)) -> Result<Program> {
+    let (variant, family) = source;
+    let tool = machine.tools.get(&source).ok_or_else(|| {
+        Error::host(format!("{family} rules of {variant} cannot be read: its iptables-save is not installed"))
+            .remedy("install the iptables package that has it")
+    })?;
+    Ok(machine.program(&tool.save, &["-c"], String::new()))
+}
+
+/// Puts what the reader of `source` printed in the place of what was known of it.
+///
+/// # Errors
+/// The reader failed, or printed something unreadable.
+pub fn absorb(source: (Variant, Family), outcome: &Outcome, observed: &mut Observed) -> Result<()> {
+    let (variant, family) = source;
+    if !outcome.succeeded() {
+        return Err(Error::refused(format!(
+            "reading the {family} rules of {variant}: {}",
+            machine::ending(outcome)
+        )));
     }
-    let outcomes = machine.run(programs)?;
-    for (((variant, family), program), outcome) in of.into_iter().zip(outcomes) {
-        if !outcome.succeeded() {
-            return Err(Error::refused(format!(
-                "{} failed: {}",
-                program.display(),
-                machine::ending(&outcome)
-            )));
-        }
-        let rules = parse::parse(*family, &outcome.stdout).map_err(|unreadable| {
-            let parse::Unreadable { line, text } = unreadable;
-            Error::refused(format!(
-                "{} printed something unreadable in line {line}: {text:?}",
-                program.display()
-            ))
-        })?;
-        observed.rules.entry(*variant).or_default().chains.extend(rules.chains);
-    }
+    let read = parse::parse(family, &outcome.stdout).map_err(|parse::Unreadable { line, text }| {
+        let problem =
+            format!("reading the {family} rules of {variant}: line {line} is no iptables-save text");
+        Error::refused(format!("{problem}: {}", text.chars().take(200).collect::<String>()))
+    })?;
+    let rules = observed.rules.entry(variant).or_default();
+    rules.chains.retain(|chain| chain.family != family);
+    rules.chains.extend(read.chains);
     Ok(())
 }
 
@@ -107,13 +115,20 @@ fn has_ipv6() -> bool {
 
 /// The TCP sockets of this namespace.
 ///
+/// Listing them walks the host's whole hash table, some milliseconds; a namespace without any, as a pod's is
+/// before its first process, is recognised by its counters.
+///
 /// # Errors
 /// /proc cannot be read.
 pub fn sockets() -> Result<Vec<Socket>> {
     let mut sockets = Vec::new();
-    for file in ["tcp", "tcp6"] {
-        let text = fs::read_system(&format!("/proc/thread-self/net/{file}"))?;
-        sockets.extend(parse_sockets(&text.unwrap_or_default()));
+    for (counters, list) in [("sockstat", "tcp"), ("sockstat6", "tcp6")] {
+        let counters = fs::read_system(&format!("/proc/thread-self/net/{counters}"))?.unwrap_or_default();
+        if !sockets::any_in_use(&counters) {
+            continue;
+        }
+        let list = fs::read_system(&format!("/proc/thread-self/net/{list}"))?.unwrap_or_default();
+        sockets.extend(sockets::parse(&list));
     }
     Ok(sockets)
 }

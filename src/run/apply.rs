@@ -27,7 +27,10 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<Applie
     namespace::enter(&request.settings)?;
     let _lock = namespace::lock(&request.settings)?;
     let Ready { machine, mut observed, choice, families, wanted, plan } = prepare(request, environment)?;
-    let open = sockets::older(&observe::sockets()?, &request.policy).total();
+    let open = match plan.is_empty() {
+        true => 0,
+        false => sockets::older(&observe::sockets()?, &request.policy).total(),
+    };
     host::apply::apply(&plan, &machine, &mut observed, |observed, purpose| {
         holds(&wanted, &choice, observed, purpose)
     })?;

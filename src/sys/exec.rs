@@ -1,7 +1,7 @@
 //! Running programs: absolute path, an environment of our choice, input from a sealed memory file, a deadline,
 //! bounded output, and death with us.
 //!
-//! The children of one call run at the same time. Each is its own process group and gets SIGKILL when this
+//! Each child is its own process group and gets SIGKILL when this
 //! process dies (prctl(2), `PR_SET_PDEATHSIG`), so a killed run cannot commit something later on.
 
 #![expect(unsafe_code, reason = "pre_exec and pidfd_open have no safe wrapper")]
@@ -70,19 +70,39 @@ impl Outcome {
     }
 }
 
-/// Runs `programs` at the same time, each until `deadline` has passed at most. Outcomes come in the order of
-/// the programs.
+/// Runs `chains` at the same time, and the programs of a chain one after the other until one does not succeed.
+/// Each program has until `deadline`. The outcomes of a chain are those of the programs that were run.
+///
+/// A chain has a thread of its own, which lives as long as its children: the death signal that they get is
+/// bound to the thread that started them.
 ///
 /// # Errors
-/// A program cannot be started; those already started are killed.
-pub fn run_all(programs: &[Program], deadline: Duration) -> Result<Vec<Outcome>> {
-    let end = Instant::now() + deadline;
-    let mut running = Vec::with_capacity(programs.len());
-    for program in programs {
-        running.push(Running::start(program)?);
+/// A program cannot be started.
+pub fn run_chains(chains: &[Vec<Program>], deadline: Duration) -> Result<Vec<Vec<Outcome>>> {
+    let Some((last, others)) = chains.split_last() else { return Ok(Vec::new()) };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = others.iter().map(|chain| scope.spawn(|| run_chain(chain, deadline))).collect();
+        let last = run_chain(last, deadline);
+        let others = others.into_iter().map(|thread| {
+            thread.join().unwrap_or_else(|_| Err(Error::refused("running a program: its thread panicked")))
+        });
+        others.chain([last]).collect()
+    })
+}
+
+fn run_chain(chain: &[Program], deadline: Duration) -> Result<Vec<Outcome>> {
+    let mut outcomes = Vec::with_capacity(chain.len());
+    for program in chain {
+        let mut running = Running::start(program)?;
+        running.drain(Instant::now() + deadline)?;
+        let outcome = running.finish(deadline)?;
+        let go_on = outcome.succeeded();
+        outcomes.push(outcome);
+        if !go_on {
+            break;
+        }
     }
-    drain(&mut running, end)?;
-    running.into_iter().map(|child| child.finish(deadline)).collect()
+    Ok(outcomes)
 }
 
 struct Running {
@@ -124,9 +144,28 @@ impl Running {
         Ok(Running { child, exit, out, err, exited: false, too_much: false })
     }
 
-    /// Whether more may still come: output, or the end.
-    fn open(&self) -> bool {
-        !self.too_much && !self.exited
+    /// Reads what the program prints until it has ended, has printed too much, or time is up.
+    fn drain(&mut self, end: Instant) -> Result<()> {
+        while !self.exited && !self.too_much {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            let mut fds = vec![PollFd::new(self.exit.as_fd(), PollFlags::POLLIN)];
+            for pipe in [&self.out, &self.err] {
+                fds.extend(pipe.file.as_ref().map(|file| PollFd::new(file.as_fd(), PollFlags::POLLIN)));
+            }
+            let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+            match poll(&mut fds, timeout) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => return Err(Error::refused(format!("poll: {error}"))),
+            }
+            // A pidfd becomes readable when its process ends (pidfd_open(2)).
+            let ended = fds.first().and_then(PollFd::any).unwrap_or(false);
+            self.too_much = !(self.out.read_available() && self.err.read_available());
+            self.exited = ended;
+        }
+        Ok(())
     }
 
     fn finish(mut self, deadline: Duration) -> Result<Outcome> {
@@ -196,40 +235,6 @@ impl Pipe {
     }
 }
 
-/// Reads from all of `running` until every one has ended or time is up.
-fn drain(running: &mut [Running], end: Instant) -> Result<()> {
-    while running.iter().any(Running::open) {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(());
-        }
-        let mut fds = Vec::new();
-        for child in running.iter().filter(|child| child.open()) {
-            fds.push(PollFd::new(child.exit.as_fd(), PollFlags::POLLIN));
-            for pipe in [&child.out, &child.err] {
-                fds.extend(pipe.file.as_ref().map(|file| PollFd::new(file.as_fd(), PollFlags::POLLIN)));
-            }
-        }
-        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => return Err(Error::refused(format!("poll: {error}"))),
-        }
-        for child in running.iter_mut().filter(|child| child.open()) {
-            let ended = ended(&child.exit);
-            child.too_much = !(child.out.read_available() && child.err.read_available());
-            child.exited = ended;
-        }
-    }
-    Ok(())
-}
-
-/// Whether the process of a pidfd has ended (pidfd_open(2): it becomes readable then).
-fn ended(exit: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(exit.as_fd(), PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
-}
-
 /// A memory file that holds `text` and cannot be changed any more (memfd_create(2)).
 fn sealed(text: &str) -> std::io::Result<File> {
     let fd = memfd_create(c"mesh-init", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
@@ -274,8 +279,8 @@ mod tests {
 
     #[test]
     fn input_output_code_and_environment() {
-        let programs = [shell("cat; env >&2; exit 3", "text\n"), shell("kill -9 $$", "")];
-        let outcomes = run_all(&programs, Duration::from_secs(10)).unwrap();
+        let programs = [vec![shell("cat; env >&2; exit 3", "text\n")], vec![shell("kill -9 $$", "")]];
+        let outcomes = run_chains(&programs, Duration::from_secs(10)).unwrap().concat();
         assert_eq!(outcomes[0].ending, Ending::Exited(3));
         assert_eq!(outcomes[0].stdout, "text\n");
         assert!(outcomes[0].stderr.contains("ONLY=this"), "{}", outcomes[0].stderr);
@@ -290,9 +295,12 @@ mod tests {
     #[test]
     fn a_hung_program_and_its_children_end_at_the_deadline() {
         let begin = Instant::now();
-        let outcomes =
-            run_all(&[shell("sleep 60 & sleep 60", ""), shell("exit 0", "")], Duration::from_millis(300))
-                .unwrap();
+        let outcomes = run_chains(
+            &[vec![shell("sleep 60 & sleep 60", "")], vec![shell("exit 0", "")]],
+            Duration::from_millis(300),
+        )
+        .unwrap()
+        .concat();
         assert_eq!(outcomes[0].ending, Ending::TimedOut(Duration::from_millis(300)));
         assert_eq!(outcomes[1].ending, Ending::Exited(0));
         assert!(begin.elapsed() < Duration::from_secs(30));
@@ -302,7 +310,9 @@ mod tests {
     fn a_grandchild_that_keeps_the_pipes_does_not_hold_us() {
         let begin = Instant::now();
         let outcomes =
-            run_all(&[shell("echo done; sleep 20 & exit 0", "")], Duration::from_secs(15)).unwrap();
+            run_chains(&[vec![shell("echo done; sleep 20 & exit 0", "")]], Duration::from_secs(15))
+                .unwrap()
+                .concat();
         assert_eq!((outcomes[0].ending, outcomes[0].stdout.as_str()), (Ending::Exited(0), "done\n"));
         assert!(begin.elapsed() < Duration::from_secs(10));
     }
@@ -310,7 +320,7 @@ mod tests {
     #[test]
     fn a_missing_program_is_named() {
         let missing = Program { path: "/nonexistent/tool".into(), ..shell("", "") };
-        let error = run_all(&[missing], Duration::from_secs(1)).unwrap_err();
+        let error = run_chains(&[vec![missing]], Duration::from_secs(1)).unwrap_err();
         assert!(error.problem.contains("/nonexistent/tool"), "{error}");
     }
 }

@@ -4,7 +4,7 @@ use crate::harness::Case;
 use crate::scoped::{APP, OWNER, VM, serve};
 use crate::support::command::mesh_init;
 use crate::support::dial::dial;
-use crate::support::rules::{Family, Variant, assert_same, counted, dump};
+use crate::support::rules::{Family, Variant, assert_differs, assert_same, counted, dump, restore};
 use crate::support::wire::{HERE, THERE, two_hosts};
 
 pub(crate) const CLASSIC: [&str; 4] = ["-p", "15001", "-u", "1337"];
@@ -14,6 +14,8 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.extend(Case::each_variant("again::classic", |variant| unchanged(variant, &CLASSIC)));
     cases.extend(Case::each_variant("again::scoped", |variant| unchanged(variant, &VM)));
     cases.extend(Case::each_variant("again::variant_found", variant_found));
+    cases.extend(Case::each_variant("again::repaired", repaired));
+    cases.extend(Case::each_variant("again::questions_change_nothing", questions_change_nothing));
     cases
 }
 
@@ -50,4 +52,57 @@ fn variant_found(variant: Variant) {
     let again = mesh_init(&here, &CLASSIC).code(0);
     assert!(again.stdout.contains("nothing to do"), "expected `nothing to do` on stdout, seen {again}");
     assert_same("rules after a run without --iptables-variant", &rules, &counted(&here));
+}
+
+/// What somebody changed inside our chains is put right.
+fn repaired(variant: Variant) {
+    for flags in [&CLASSIC, &VM] {
+        let (here, _there) = two_hosts();
+        let words: Vec<_> = flags.iter().copied().chain(["--iptables-variant", variant.name()]).collect();
+        mesh_init(&here, &words).ok();
+        let whole = dump(&here);
+        let faults = [
+            "-D ISTIO_OUTPUT 1",
+            "-I ISTIO_OUTPUT -j RETURN",
+            "-F ISTIO_REDIRECT",
+            "-F OUTPUT",
+            "-F PREROUTING",
+        ];
+        for (fault, family) in faults.into_iter().flat_map(|fault| Family::BOTH.map(|family| (fault, family)))
+        {
+            restore(&here, variant, family, &format!("*nat\n{fault}\nCOMMIT\n"));
+            assert_differs(fault, &whole, &dump(&here));
+            mesh_init(&here, &words).ok();
+            assert_same(
+                &format!("{flags:?} after `{fault}` in {family:?} and another run"),
+                &whole,
+                &dump(&here),
+            );
+        }
+    }
+}
+
+/// Where rules are, a question leaves them and their counters alone, whatever it asks about.
+fn questions_change_nothing(variant: Variant) {
+    let (here, there) = two_hosts();
+    serve(&here, &there);
+    let words: Vec<_> = VM.into_iter().chain(["--iptables-variant", variant.name()]).collect();
+    mesh_init(&here, &words).ok();
+    dial(&here, OWNER, THERE.port(Family::V4, 80)).captured_by("proxy");
+    let (rules, state) = (counted(&here), dump(&here));
+    let questions: [&[&str]; 5] = [
+        &["status"],
+        &["status", "--output", "json"],
+        &["plan", "-p", "15001", "-u", "1337"],
+        &["plan", "--live", "-p", "15001", "-u", "1337"],
+        &["plan", "--live", "--uid-owner", "1338", "--inbound", "8001"],
+    ];
+    for question in questions {
+        let run = mesh_init(&here, question).code(0);
+        assert_same(&format!("rules and counters after {run}"), &rules, &counted(&here));
+        assert_same(&format!("everything else after {run}"), &state, &dump(&here));
+        if question.contains(&"--uid-owner") {
+            assert!(run.stdout.contains("nothing to do"), "expected `nothing to do` on stdout, seen {run}");
+        }
+    }
 }

@@ -26,6 +26,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ("classic::udp", udp),
         ("classic::only_these_networks", only_these_networks),
         ("classic::no_network", no_network),
+        ("classic::without_ipv6", without_ipv6),
     ])
 }
 
@@ -159,4 +160,12 @@ fn no_network(variant: Variant) {
         dial(&here, APP, LOOPBACK.port(family, 80)).untouched_to("here");
         dial(&there, APP, HERE.port(family, 80)).captured_by("proxy");
     }
+}
+
+fn without_ipv6(variant: Variant) {
+    let (here, there) = captured(variant, &["-u", "1337", "--ipv6", "off"]);
+    dial(&here, APP, THERE.port(Family::V4, 80)).captured_by("proxy");
+    dial(&there, APP, HERE.port(Family::V4, 80)).captured_by("proxy");
+    dial(&here, APP, THERE.port(Family::V6, 80)).untouched_to("there");
+    dial(&there, APP, HERE.port(Family::V6, 80)).untouched_to("here");
 }

@@ -1,15 +1,17 @@
 //! `clean` without flags: what others have stays as it was, whether it was there before ours or came after.
 
+use std::time::Duration;
+
 use crate::again::CLASSIC;
 use crate::foreign::{self, DOCKER, FIREWALLD, KUBE_PROXY, LINKERD, LOOKALIKE};
 use crate::harness::Case;
 use crate::scoped::VM;
 use crate::support::command::{Run, mesh_init};
 use crate::support::netns::Netns;
-use crate::support::rules::{Variant, assert_differs, assert_same, dump};
+use crate::support::rules::{Family, Variant, assert_differs, assert_same, dump, restore};
 
 pub(crate) fn cases() -> Vec<Case> {
-    Case::all_for_each_variant(&[
+    let cases = Case::all_for_each_variant(&[
         ("clean::ours_alone", ours_alone),
         ("clean::docker", |ours| beside(ours, |netns, theirs| foreign::load(netns, theirs, DOCKER))),
         ("clean::firewalld", |ours| beside(ours, |netns, theirs| foreign::load(netns, theirs, FIREWALLD))),
@@ -19,9 +21,13 @@ pub(crate) fn cases() -> Vec<Case> {
         ("clean::all_of_them", |ours| beside(ours, all_of_them)),
         ("clean::other_mesh_before", other_mesh_before),
         ("clean::other_mesh_after", other_mesh_after),
-    ])
+        ("clean::jumps_from_elsewhere", jumps_from_elsewhere),
+    ]);
+    cases.into_iter().map(|case| case.within(MINUTE)).collect()
 }
 
+/// Some of these make and compare dozens of namespaces.
+const MINUTE: Duration = Duration::from_secs(60);
 const LAYOUTS: [&[&str]; 2] = [&CLASSIC, &VM];
 
 fn apply(netns: &Netns, ours: Variant, layout: &[&str]) -> Run {
@@ -112,5 +118,26 @@ fn other_mesh_after(ours: Variant) {
             mesh_init(&netns, &["clean"]).ok();
             assert_same("after clean", &alone, &dump(&netns));
         }
+    }
+}
+
+/// Somebody's own jumps into our chains cannot stay; what they stand in does.
+fn jumps_from_elsewhere(ours: Variant) {
+    let theirs = "*nat\n:THEIRS - [0:0]\n-A PREROUTING -j THEIRS\n-A THEIRS -p udp -j ACCEPT\nCOMMIT\n";
+    let jumps = "*nat\n-I THEIRS -p tcp -g ISTIO_REDIRECT\n\
+        -A PREROUTING -i eth9 -m comment --comment \"mine: -j ACCEPT\" -j ISTIO_REDIRECT\n\
+        -A OUTPUT -p tcp -o eth9 -j ISTIO_OUTPUT\nCOMMIT\n";
+    for layout in LAYOUTS {
+        let netns = foreign::namespace();
+        for family in Family::BOTH {
+            restore(&netns, ours, family, theirs);
+        }
+        let before = dump(&netns);
+        apply(&netns, ours, layout).ok();
+        for family in Family::BOTH {
+            restore(&netns, ours, family, jumps);
+        }
+        mesh_init(&netns, &["clean"]).ok();
+        assert_same(&format!("after clean of {layout:?}"), &before, &dump(&netns));
     }
 }

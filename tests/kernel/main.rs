@@ -21,14 +21,18 @@ mod ambient;
 mod child;
 mod classic;
 mod clean;
+mod docker_dns;
 mod foreign;
 mod golden;
 mod harness;
 mod listing;
 mod observe;
+mod replace;
 mod scoped;
 mod scoped_order;
 mod self_check;
+mod telling;
+mod wide;
 
 use std::process::ExitCode;
 
@@ -40,11 +44,14 @@ fn main() -> ExitCode {
         classic::cases(),
         scoped::cases(),
         scoped_order::cases(),
+        wide::cases(),
+        docker_dns::cases(),
         again::cases(),
         clean::cases(),
         ambient::cases(),
         observe::cases(),
+        replace::cases(),
     ];
-    let checks = [self_check::checks(), listing::checks()];
+    let checks = [self_check::checks(), listing::checks(), replace::checks()];
     harness::main(&cases.into_iter().flatten().collect::<Vec<_>>(), checks.into_iter().flatten().collect())
 }

@@ -1,5 +1,9 @@
 //! The scoped layout with real connections: one user's outbound, some inbound ports, and nothing else.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
 use crate::harness::Case;
 use crate::support::command::mesh_init;
 use crate::support::creds::Who;
@@ -25,6 +29,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ("scoped::inbound_all", inbound_all),
         ("scoped::routed_through", routed_through),
         ("scoped::open_connections", open_connections),
+        ("scoped::open_connection_to_the_owner", open_connection_to_the_owner),
         ("scoped::before_others", before_others),
         ("scoped::udp", udp),
         ("scoped::proxy_that_is_the_owner", proxy_that_is_the_owner),
@@ -163,6 +168,33 @@ fn open_connections(variant: Variant) {
             open.echo("beside a captured one");
         }
     }
+}
+
+/// After the capture the server speaks first, as the owner: its packets look like the start of a connection
+/// to conntrack, which did not see the real one.
+fn open_connection_to_the_owner(variant: Variant) {
+    for family in Family::BOTH {
+        let (here, there) = two_hosts();
+        serve(&here, &there);
+        let to = HERE.port(family, 8003);
+        let listener = here.run_as(OWNER, || TcpListener::bind(to)).expect("a free port");
+        let mut client = there.run_as(APP, || TcpStream::connect(to)).expect("a listener");
+        let (mut server, _) = here.run_as(OWNER, || listener.accept()).expect("a client");
+        apply(&here, variant, &["--uid-owner", "1338", "--inbound", "8003"]);
+        says(&mut server, &mut client, "server to client");
+        says(&mut client, &mut server, "client to server");
+        dial(&there, APP, to).captured_by("proxy");
+    }
+}
+
+fn says(from: &mut TcpStream, to: &mut TcpStream, what: &str) {
+    let mut heard = [0; 5];
+    to.set_read_timeout(Some(Duration::from_secs(3))).expect("a timeout above zero");
+    let outcome = from.write_all(b"hello").and_then(|()| to.read_exact(&mut heard));
+    assert!(
+        outcome.is_ok() && heard == *b"hello",
+        "{what}: expected `hello`, seen {heard:?} and {outcome:?}"
+    );
 }
 
 /// Ours come first: rules that others have for the same connections would have taken them elsewhere.

@@ -3,6 +3,7 @@
 //!
 //! Nothing in here knows what `mesh-init` ought to do.
 
+pub(crate) mod clients;
 pub(crate) mod command;
 pub(crate) mod creds;
 pub(crate) mod dial;

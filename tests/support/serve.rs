@@ -84,9 +84,14 @@ impl Service {
 
     /// Answers datagrams to `port` of every address of `netns`, both families.
     pub(crate) fn udp(netns: &Netns, who: Who, name: &str, port: u16) -> Self {
+        let wildcards = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        Self::udp_at(netns, who, name, &wildcards.map(|wildcard| SocketAddr::new(wildcard, port)))
+    }
+
+    /// Answers datagrams to these addresses, from the very same.
+    pub(crate) fn udp_at(netns: &Netns, who: Who, name: &str, addresses: &[SocketAddr]) -> Self {
         let service = Self { accepted: Arc::default() };
-        for wildcard in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
-            let address = SocketAddr::new(wildcard, port);
+        for &address in addresses {
             let socket = netns.run_as(who, || udp_socket(address)).unwrap_or_else(|error| panic!("{error}"));
             let (accepted, name) = (Arc::clone(&service.accepted), name.to_owned());
             thread::spawn(move || answer_datagrams(&name, &socket, address, &accepted));

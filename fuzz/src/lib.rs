@@ -1,0 +1,147 @@
+//! What the fuzz targets do with the bytes they are given, and what must hold whatever those are.
+//!
+//! The test binary `pure` compiles this file as well and replays `fuzz/seeds`: a crash that was found once goes
+//! there and stays found.
+
+#![allow(clippy::panic, reason = "a fuzz target and a test report by panicking")]
+#![allow(unreachable_pub, reason = "the same file is the root of a crate and a module of the tests")]
+
+pub mod grammar;
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use mesh_init::backend::iptables::{parse, render};
+use mesh_init::backend::{Observed, plan};
+use mesh_init::cli::{self, Parsed, Verb};
+use mesh_init::eval::sockets;
+use mesh_init::input::{Faults, Key, Origin, Raw, config as config_file, env_file as env_text};
+use mesh_init::policy::settings::Variant;
+use mesh_init::policy::validate::{self, Request};
+use mesh_init::policy::{Facts, Families, Family, json};
+use mesh_init::rules::compile::compile;
+use mesh_init::rules::{RuleSet, Test, Verdict};
+
+/// The most that all that is said about bad input may take: a megabyte that was given is not given back.
+const TOLD: usize = 64 << 10;
+
+/// The bodies by the names of their targets, which are also the names of the folders of seeds.
+pub const TARGETS: [(&str, fn(&[u8])); 4] =
+    [("flags", flags), ("env_file", env_file), ("config", config), ("iptables_save", iptables_save)];
+
+/// A command line, its words separated by NUL.
+pub fn flags(data: &[u8]) {
+    let words = data.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec()));
+    match cli::parse(std::iter::once("mesh-init".into()).chain(words)) {
+        Parsed::Call { verb: Verb::Apply | Verb::Plan { .. }, flags, .. } => judge(&flags, Faults::default()),
+        Parsed::Call { verb: Verb::Status | Verb::Clean, flags, .. } => {
+            if let Err(faults) = validate::settings(&flags, Faults::default()) {
+                told(&faults);
+            }
+        }
+        Parsed::Answer(text) | Parsed::Misuse(text) => assert!(!text.is_empty(), "an answer without words"),
+    }
+}
+
+/// An env file; the same text beside an owner, where more options have rules.
+pub fn env_file(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    for owner in [false, true] {
+        let mut faults = Faults::default();
+        let (mut raw, _) = env_text::parse("sidecar.env", text, &mut faults);
+        if owner && !raw.has(Key::UidOwner) {
+            raw.push(Key::UidOwner, "4242", Origin::Flag("uid-owner"));
+        }
+        judge(&raw, faults);
+    }
+}
+
+/// A config file, read as JSON and as TOML.
+pub fn config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    for path in ["policy.json", "policy.toml"] {
+        let mut faults = Faults::default();
+        let raw = config_file::parse(path, text, &mut faults);
+        judge(&raw, faults);
+    }
+}
+
+/// What `iptables-save` prints, or somebody in its place; the lines of /proc/net/tcp are read from it as well.
+pub fn iptables_save(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let sockets = sockets::parse(&text);
+    assert!(sockets.len() <= text.lines().count(), "more sockets than lines");
+    let Ok(rules) = parse::parse(Family::V4, &text) else { return };
+    for rule in rules.chains.iter().flat_map(|chain| &chain.rules) {
+        let opaque = rule.matches.iter().any(|condition| matches!(condition.test, Test::Opaque(_)))
+            || matches!(rule.verdict, Verdict::Opaque(_));
+        let specs = render::specs(rule);
+        assert_eq!(specs.len(), 1, "a rule that was read has sets of one: {rule:?}");
+        for spec in specs.iter().filter(|_| !opaque) {
+            // Rendered, declared and read again, it must be the same rule.
+            let target = rule.target().map(|chain| format!(":{chain} - [0:0]\n")).unwrap_or_default();
+            let again = format!("*nat\n{target}:HERE - [0:0]\n-A HERE {spec}\nCOMMIT\n");
+            let again = parse::parse(Family::V4, &again);
+            let seen = again.as_ref().ok().and_then(|rules| rules.chains.last()?.rules.first());
+            assert!(seen.is_some_and(|seen| seen.same(rule)), "{rule:?}\nrendered {spec}\nread {again:?}");
+        }
+    }
+    // Whatever is there, taking ours away is a plan, and each of its lines one of the text's own.
+    let observed = Observed { rules: [(Variant::Nft, rules)].into(), ipv6: true };
+    for step in plan::plan(&RuleSet::default(), Variant::Nft, &observed).steps() {
+        for line in step.text.lines().filter_map(|line| line.strip_prefix("-D ")) {
+            assert!(text.contains(line), "{line:?} was not read anywhere");
+        }
+    }
+}
+
+/// Validates what was given; a policy must have rules of our grammar only and read back from its own JSON.
+pub fn judge(raw: &Raw, faults: Faults) {
+    match validate::request(raw, &facts(), faults) {
+        Ok(request) => holds(&request),
+        Err(faults) => told(&faults),
+    }
+}
+
+fn facts() -> Facts {
+    let ids = |names: &[(&str, u32)]| names.iter().map(|(name, id)| ((*name).to_owned(), *id)).collect();
+    Facts {
+        users: ids(&[("root", 0), ("envoy", 1337)]),
+        groups: ids(&[("root", 0), ("envoy", 1337)]),
+        resolvers: vec![[127, 0, 0, 11].into()],
+    }
+}
+
+fn holds(request: &Request) {
+    let Request { policy, layout, .. } = request;
+    for (family, text) in plan::from_nothing(&compile(policy, *layout, Families::Both)) {
+        if let Err(problem) = grammar::check(family, &text) {
+            panic!("{problem}\n{text}");
+        }
+    }
+    assert!(!policy.to_string().contains(char::is_control), "{policy}");
+    assert_eq!(through_json(request).as_ref().map(|again| &again.policy), Ok(policy), "by way of JSON");
+}
+
+/// The request that the policy's JSON makes in the same layout.
+///
+/// # Errors
+/// What is wrong with the JSON, which must be nothing.
+pub fn through_json(request: &Request) -> Result<Request, Faults> {
+    let mut faults = Faults::default();
+    let mut raw = config_file::from_tree("policy.json", &json::to_json(&request.policy), &mut faults);
+    raw.push(Key::Layout, request.layout.to_string(), Origin::Default);
+    validate::request(&raw, &Facts::default(), faults)
+}
+
+/// What is said about bad input: something, a line for a fault, in bounds.
+fn told(faults: &Faults) {
+    assert!(!faults.is_empty(), "refused without a fault");
+    for fault in &faults.0 {
+        assert!(!fault.problem.is_empty() && !fault.remedy.is_empty(), "{fault:?}");
+        let line = fault.to_string();
+        assert!(!line.contains(char::is_control), "a fault is one plain line: {line:?}");
+    }
+    let length = faults.to_string().len();
+    assert!(length <= TOLD, "{length} bytes are said about bad input");
+}
