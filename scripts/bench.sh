@@ -43,9 +43,6 @@ mkdir -p "$cases"
 missing=()
 command -v gcc >/dev/null || missing+=(gcc libc6-dev)
 { command -v ip6tables-legacy-restore && command -v ip6tables-nft-restore; } >/dev/null || missing+=(iptables)
-if [ -z "${MESH_INIT_BIN:-}" ]; then
-    command -v musl-gcc >/dev/null || missing+=(musl-tools)
-fi
 if [ ${#missing[@]} -gt 0 ]; then
     apt-get update -q >&2
     DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >&2

@@ -20,7 +20,7 @@ use mesh_init::policy::settings::Variant;
 use mesh_init::policy::validate::{self, Request};
 use mesh_init::policy::{Facts, Families, Family, json};
 use mesh_init::rules::compile::compile;
-use mesh_init::rules::{RuleSet, Test, Verdict};
+use mesh_init::rules::{Protocol, RuleSet, Test, Verdict};
 
 /// The most that all that is said about bad input may take: a megabyte that was given is not given back.
 const TOLD: usize = 64 << 10;
@@ -73,8 +73,11 @@ pub fn iptables_save(data: &[u8]) {
     assert!(sockets.len() <= text.lines().count(), "more sockets than lines");
     let Ok(rules) = parse::parse(Family::V4, &text) else { return };
     for rule in rules.chains.iter().flat_map(|chain| &chain.rules) {
-        let opaque = rule.matches.iter().any(|condition| matches!(condition.test, Test::Opaque(_)))
-            || matches!(rule.verdict, Verdict::Opaque(_));
+        let opaque = matches!(rule.verdict, Verdict::Opaque(_))
+            || rule.matches.iter().any(|condition| {
+                // No tool prints ports of a protocol that is not the rule's, which only such a name could hide.
+                matches!(condition.test, Test::Opaque(_) | Test::Protocol(Protocol::Other(_)))
+            });
         let specs = render::specs(rule);
         assert_eq!(specs.len(), 1, "a rule that was read has sets of one: {rule:?}");
         for spec in specs.iter().filter(|_| !opaque) {

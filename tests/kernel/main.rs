@@ -25,6 +25,8 @@ mod docker_dns;
 mod foreign;
 mod golden;
 mod harness;
+mod kill;
+mod link_local;
 mod listing;
 mod observe;
 mod replace;
@@ -45,13 +47,15 @@ fn main() -> ExitCode {
         scoped::cases(),
         scoped_order::cases(),
         wide::cases(),
+        link_local::cases(),
         docker_dns::cases(),
         again::cases(),
         clean::cases(),
         ambient::cases(),
         observe::cases(),
         replace::cases(),
+        kill::cases(),
     ];
-    let checks = [self_check::checks(), listing::checks(), replace::checks()];
+    let checks = [self_check::checks(), listing::checks(), replace::checks(), kill::checks()];
     harness::main(&cases.into_iter().flatten().collect::<Vec<_>>(), checks.into_iter().flatten().collect())
 }

@@ -1,7 +1,6 @@
 //! Other policies, layouts, families and variants in turn while clients connect: none of their connections,
 //! which every one of the policies captures, goes past the proxy.
 
-use std::env;
 use std::time::Duration;
 
 use crate::harness::{Case, Check};
@@ -13,12 +12,10 @@ use crate::support::netns::Netns;
 use crate::support::rules::{Family, Variant, assert_same, dump, restore};
 use crate::support::serve::Service;
 use crate::support::wire::{HERE, THERE, two_hosts};
-use crate::telling::{self, Telling};
+use crate::telling::{self, Telling, Whole};
 
 /// All replacements of a run; the shares below add up to it.
-const REPLACEMENTS: usize = 2000;
-/// For developers: another number of replacements in all.
-const NUMBER: &str = "MESH_INIT_TEST_REPLACEMENTS";
+const REPLACEMENTS: Whole = Whole { number: 2000, variable: "MESH_INIT_TEST_REPLACEMENTS" };
 
 /// Policies that all capture what `routes` dials: uid 1000 to port 80 of `there`, and port 8001 from there.
 pub(crate) const CLASSIC: &str = "-p 15001 -u 1337";
@@ -86,7 +83,7 @@ fn variants(share: usize) -> String {
 
 /// Goes through `states` in turn, `share` replacements of [`REPLACEMENTS`] in all.
 fn replace(share: usize, states: &[State], families: &[Family]) -> String {
-    let wanted = number() * share / REPLACEMENTS;
+    let wanted = REPLACEMENTS.part(share);
     let (here, there) = hosts();
     let mut first: Vec<String> = Vec::new();
     apply(&here, states[0]);
@@ -111,13 +108,6 @@ fn replace(share: usize, states: &[State], families: &[Family]) -> String {
     let last = wanted % states.len();
     assert_same(&format!("{:?} once more", states[last]), &first[last], &dump(&here));
     format!("{wanted} replacements, {beside} connections meanwhile, {} of all uncaptured", clients.astray())
-}
-
-fn number() -> usize {
-    match env::var(NUMBER) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{NUMBER}={text}: expected a number")),
-        Err(_) => REPLACEMENTS,
-    }
 }
 
 /// The captured host with every proxy that a policy names, and the other host.

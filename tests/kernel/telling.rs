@@ -3,6 +3,7 @@
 //! What a case prints is shown only when it fails. Such a case is therefore hidden, and a check of the same
 //! name runs it and prints the lines that it left in a file.
 
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +18,25 @@ pub(crate) struct Telling {
     /// Returns what is told.
     pub(crate) body: fn() -> String,
     pub(crate) within: Duration,
+}
+
+/// How often something is tried in all.
+pub(crate) struct Whole {
+    pub(crate) number: usize,
+    /// For developers and long runs: another number.
+    pub(crate) variable: &'static str,
+}
+
+impl Whole {
+    /// What falls to a case whose share of `number` is `share`.
+    pub(crate) fn part(&self, share: usize) -> usize {
+        let Self { number, variable } = self;
+        let wanted = match env::var(variable) {
+            Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text}: expected a number")),
+            Err(_) => *number,
+        };
+        wanted * share / number
+    }
 }
 
 pub(crate) fn cases(list: &[Telling]) -> Vec<Case> {

@@ -50,19 +50,18 @@ fn ask(to: SocketAddr) -> std::io::Result<String> {
 impl Dialled {
     /// Is this a connection that `proxy` got instead of `to`, and does the proxy know what `to` was?
     pub(crate) fn is_captured_by(&self, proxy: &str) -> bool {
-        self.answer.as_ref().is_ok_and(|seen| seen.name == proxy && seen.original == Some(self.to))
+        self.answer.as_ref().is_ok_and(|seen| {
+            seen.name == proxy && seen.original.is_some_and(|original| is_same(original, self.to))
+        })
     }
 
     /// Is this a connection that reached `server` at exactly the address it was sent to?
     pub(crate) fn is_untouched_to(&self, server: &str) -> bool {
         self.answer.as_ref().is_ok_and(|seen| {
-            let same = |address: SocketAddr| {
-                address.port() == self.to.port()
-                    && (address.ip() == self.to.ip() || address.ip().is_unspecified())
-            };
+            let is_there = seen.local.port() == self.to.port() && seen.local.ip().is_unspecified();
             seen.name == server
-                && seen.original.is_none_or(|original| original == self.to)
-                && same(seen.local)
+                && seen.original.is_none_or(|original| is_same(original, self.to))
+                && (is_there || is_same(seen.local, self.to))
         })
     }
 
@@ -80,6 +79,11 @@ impl Dialled {
         let to = self.to;
         assert!(self.is_untouched_to(server), "expected an answer by `{server}` at {to} itself, seen {self}");
     }
+}
+
+/// The number of an interface beside an address means something on one host only.
+fn is_same(one: SocketAddr, other: SocketAddr) -> bool {
+    (one.ip(), one.port()) == (other.ip(), other.port())
 }
 
 impl fmt::Display for Dialled {

@@ -10,4 +10,5 @@ pub(crate) mod dial;
 pub(crate) mod netns;
 pub(crate) mod rules;
 pub(crate) mod serve;
+pub(crate) mod victim;
 pub(crate) mod wire;

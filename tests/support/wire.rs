@@ -6,7 +6,7 @@
 //!
 //! Every IPv4 address `10.x.0.y` has a companion `fd00:x::y`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -83,6 +83,15 @@ pub(crate) fn three_hosts() -> (Netns, Netns, Netns) {
         there.ip(&format!("route add {back} via {gateway}"));
     }
     (here, there, behind)
+}
+
+/// The link-local address of `of`'s `eth0`, as `from` dials it through its own `eth0`.
+pub(crate) fn link_local(of: &Netns, from: &Netns, port: u16) -> SocketAddr {
+    let shown = Run::new(of, "ip", &["-6", "-o", "addr", "show", "dev", "eth0", "scope", "link"]).ok();
+    let address = shown.split_whitespace().nth(3).and_then(|word| word.split('/').next()?.parse().ok());
+    let address: Ipv6Addr = address.unwrap_or_else(|| panic!("no link-local address in {shown:?}"));
+    let index = from.run(|| nix::net::if_::if_nametoindex("eth0")).expect("`eth0`");
+    SocketAddr::V6(SocketAddrV6::new(address, port, 0, index))
 }
 
 /// A veth pair, one end in each namespace, both up.

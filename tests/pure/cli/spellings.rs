@@ -1,0 +1,230 @@
+//! Every option by every name it has: all spellings mean the same, from every source, and what a layout has no
+//! rules for is refused by name, never ignored.
+
+use mesh_init::input::options::{Kind, Opt, Part};
+use mesh_init::input::{Key, OPTIONS};
+
+use super::program::{Files, Run, mesh_init, mesh_init_with};
+
+/// What a call is about before the option under test is added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Pod,
+    Vm,
+}
+
+const ROLES: [Role; 2] = [Role::Pod, Role::Vm];
+
+impl Role {
+    /// The call without the option. What an option needs beside it is there, unless it is that option.
+    fn args(self, without: Key) -> Vec<&'static str> {
+        let mut args = vec!["plan"];
+        if self == Role::Vm && without != Key::UidOwner {
+            args.extend(["--uid-owner", "4242"]);
+        }
+        if self == Role::Vm && without == Key::ExcludeInbound {
+            args.extend(["--inbound", "*"]);
+        }
+        args
+    }
+
+    /// What the layout that the role chooses has rules for: `-p -u -g -i` of `proxy_init`; on a VM host all but
+    /// TPROXY, `-k`, owner groups, DNS, HBONE and dropping.
+    fn expresses(self, key: Key) -> bool {
+        let pod = [Key::ProxyPort, Key::ProxyUid, Key::ProxyGid, Key::OutboundCidr, Key::Ipv6];
+        let vm = [
+            Key::InboundCapturePort,
+            Key::Mode,
+            Key::Inbound,
+            Key::ExcludeInbound,
+            Key::ExcludeOutboundCidr,
+            Key::OutboundPort,
+            Key::ExcludeOutboundPort,
+            Key::ExcludeInterface,
+            Key::UidOwner,
+            Key::GidOwner,
+        ];
+        pod.contains(&key) || self == Role::Vm && vm.contains(&key)
+    }
+}
+
+/// A good value of each policy option, other than its default.
+fn value(key: Key) -> &'static str {
+    match key {
+        Key::ProxyPort => "15011",
+        Key::InboundCapturePort => "15016",
+        Key::InboundTunnelPort => "15018",
+        Key::ProxyUid => "77,78",
+        Key::ProxyGid => "79",
+        Key::Mode => "redirect",
+        Key::Inbound => "8080-8082,9090",
+        Key::ExcludeInbound => "9000",
+        Key::OutboundCidr => "10.0.0.0/8",
+        Key::ExcludeOutboundCidr => "10.1.0.0/16",
+        Key::OutboundPort => "443",
+        Key::ExcludeOutboundPort => "25",
+        Key::ExcludeInterface => "eth9",
+        Key::RerouteInterface => "tap0",
+        Key::TproxyMark => "0x5",
+        Key::TproxyTable => "6",
+        Key::UidOwner => "1338",
+        Key::GidOwner => "1339",
+        Key::OwnerGroup => "1340",
+        Key::ExcludeOwnerGroup => "1341",
+        Key::RedirectDns | Key::CaptureAllDns | Key::DropInvalid | Key::Host => "true",
+        Key::DnsPort => "15054",
+        Key::DnsServer => "10.0.0.53",
+        Key::Ipv6 => "off",
+        Key::Layout => "auto",
+        Key::Backend => "iptables",
+        Key::IptablesVariant => "nft",
+        Key::Netns => "/proc/1/ns/net",
+        Key::Wait => "3",
+        Key::Output => "json",
+        Key::EnvFile | Key::Config => "",
+    }
+}
+
+/// The value, or the path of a file for options that take one.
+fn value_or_file(opt: &Opt, files: &Files) -> String {
+    match opt.key {
+        Key::EnvFile => files.write("some.env", "PROXY_UID=99\n"),
+        Key::Config => files.write("some.toml", "proxy.uids = [99]\n"),
+        key => value(key).to_owned(),
+    }
+}
+
+/// The option as words of a command line, in every way there is.
+fn spelled(opt: &Opt, value: &str) -> Vec<Vec<String>> {
+    let mut spelled = Vec::new();
+    for long in std::iter::once(&opt.long).chain(opt.aliases) {
+        spelled.push(vec![format!("--{long}={value}")]);
+        spelled.push(match opt.kind {
+            Kind::Switch => vec![format!("--{long}")],
+            Kind::One | Kind::List => vec![format!("--{long}"), value.to_owned()],
+        });
+    }
+    if let Some(short) = opt.short {
+        spelled.push(vec![format!("-{short}"), value.to_owned()]);
+        spelled.push(vec![format!("-{short}{value}")]);
+    }
+    spelled
+}
+
+fn run(role: Role, opt: &Opt, words: &[String]) -> Run {
+    let mut args = role.args(opt.key);
+    args.extend(words.iter().map(String::as_str));
+    mesh_init(&args)
+}
+
+#[test]
+fn the_names_are_those_of_the_interface() {
+    let names = [
+        ("p", "proxy-port"),
+        ("z", "inbound-capture-port"),
+        ("e", "inbound-tunnel-port"),
+        ("u", "proxy-uid"),
+        ("g", "proxy-gid"),
+        ("m", "mode"),
+        ("b", "inbound"),
+        ("d", "exclude-inbound"),
+        ("i", "outbound-cidr"),
+        ("x", "exclude-outbound-cidr"),
+        ("q", "outbound-port"),
+        ("o", "exclude-outbound-port"),
+        ("c", "exclude-interface"),
+        ("k", "reroute-interface"),
+    ];
+    for (short, long) in names {
+        let opt = OPTIONS.iter().find(|opt| opt.long == long);
+        assert!(opt.is_some_and(|opt| opt.short.map(String::from).as_deref() == Some(short)), "-{short} --{long}");
+    }
+    for short in ['t', 'r'] {
+        assert!(OPTIONS.iter().any(|opt| opt.short == Some(short)), "-{short}");
+    }
+    let long = "uid-owner gid-owner owner-group exclude-owner-group redirect-dns capture-all-dns dns-port dns-server \
+                drop-invalid ipv6 netns backend iptables-variant layout output env-file wait host config envoy-port \
+                inbound-ports istio-inbound-ports";
+    for long in long.split_whitespace() {
+        assert!(OPTIONS.iter().any(|opt| opt.long == long || opt.aliases.contains(&long)), "--{long}");
+    }
+}
+
+#[test]
+fn every_spelling_of_every_option_is_taken_or_refused_by_name() {
+    let files = Files::new();
+    for role in ROLES {
+        for opt in OPTIONS {
+            let value = value_or_file(opt, &files);
+            let mut first: Option<Run> = None;
+            for words in spelled(opt, &value) {
+                let run = run(role, opt, &words);
+                match opt.part {
+                    Part::Policy if !role.expresses(opt.key) => {
+                        let faults = run.faults();
+                        let named = faults.iter().any(|fault| {
+                            fault.starts_with(&format!("--{}: ", opt.long)) && fault.contains("layout")
+                        });
+                        assert!(named, "expected a fault of --{} that names the layout, seen {run}", opt.long);
+                        assert!(run.stdout.is_empty(), "{run}");
+                    }
+                    Part::Policy | Part::Making | Part::Looking => {
+                        assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run}");
+                    }
+                }
+                let first = first.get_or_insert_with(|| run.clone());
+                let same = (first.code, &first.stdout, &first.stderr) == (run.code, &run.stdout, &run.stderr);
+                assert!(same, "expected the same from {first}\nand {run}");
+            }
+            assert!(first.is_some());
+        }
+    }
+}
+
+#[test]
+fn what_is_taken_counts() {
+    for role in ROLES {
+        for opt in OPTIONS.iter().filter(|opt| opt.part == Part::Policy && role.expresses(opt.key)) {
+            // REDIRECT is the only mode there is, and owners are what the role is made of.
+            if opt.key == Key::Mode || opt.key == Key::UidOwner {
+                continue;
+            }
+            let without = mesh_init(&role.args(opt.key)).ok();
+            let with = run(role, opt, &[format!("--{}={}", opt.long, value(opt.key))]).ok();
+            assert_ne!(without, with, "--{} changes nothing for a {role:?}", opt.long);
+        }
+    }
+}
+
+/// The same value by every other source must end as the flag ends; a refusal names that source instead.
+#[test]
+fn every_source_knows_every_option() {
+    let files = Files::new();
+    for (role, opt) in ROLES.into_iter().flat_map(|role| OPTIONS.iter().map(move |opt| (role, opt))) {
+        let value = value_or_file(opt, &files);
+        let flag = run(role, opt, &[format!("--{}={value}", opt.long)]);
+        let args = role.args(opt.key);
+        let compare = |source: &str, run: Run| {
+            let same = run.code == flag.code && run.stdout == flag.stdout;
+            assert!(same, "expected {source} to mean what the flag means: {flag}\nseen {run}");
+            assert_eq!(run.stderr.lines().count(), flag.stderr.lines().count(), "{flag}\n{run}");
+            let named = flag.code == Some(0) || run.stderr.contains(&format!("mesh-init: {source}: "));
+            assert!(named, "expected a fault of {source}, seen {run}");
+        };
+        let variable = opt.variable();
+        compare(&format!("variable {variable}"), mesh_init_with(&args, &[(variable.as_str(), value.as_str())]));
+        if opt.key != Key::EnvFile {
+            for name in std::iter::once(variable.as_str()).chain(opt.istio) {
+                let path = files.write("one.env", format!("{name}='{value}'\n"));
+                let args = [args.as_slice(), &["--env-file", &path]].concat();
+                compare(&format!("{path}:1 {name}"), mesh_init(&args));
+            }
+        }
+        if let Some(key) = opt.config {
+            let literal = if opt.kind == Kind::Switch { value.clone() } else { format!("{value:?}") };
+            let path = files.write("one.toml", format!("{key} = {literal}\n"));
+            let args = [args.as_slice(), &["--config", &path]].concat();
+            compare(&format!("{path} {key}"), mesh_init(&args));
+        }
+    }
+}
