@@ -81,8 +81,7 @@ fn writer(machine: &Machine, step: &Restore, text: &str) -> Result<Program> {
         Error::host(format!("{step} cannot be changed: its iptables-restore is not installed"))
             .remedy("install the iptables package that has it")
     })?;
-    let wait = machine.wait_seconds();
-    Ok(machine.program(&tool.restore, &["--noflush", "--wait", &wait], text.to_owned()))
+    Ok(machine.writer(&tool.restore, step.variant, text))
 }
 
 /// Takes back what was done, last first, and looks whether it is gone. A step whose program was killed is undone

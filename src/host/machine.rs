@@ -15,6 +15,8 @@ use crate::sys::fs;
 const FOLDERS: [&str; 5] = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin"];
 /// Where iptables-legacy keeps its lock, unless told otherwise (iptables(8), `XTABLES_LOCKFILE`).
 const LOCK_FILE: &str = "/run/xtables.lock";
+/// The network namespace of the process that opens it.
+const OWN_NAMESPACE: &str = "/proc/self/ns/net";
 /// What a tool gets beyond the time that it may wait for its lock.
 const WORK: Duration = Duration::from_secs(10);
 
@@ -24,7 +26,7 @@ pub struct Machine {
     /// The programs that were found.
     pub tools: Tools,
     wait: Duration,
-    environment: Vec<(String, String)>,
+    lock_file: Option<String>,
 }
 
 impl Machine {
@@ -34,12 +36,7 @@ impl Machine {
     /// # Errors
     /// A program of unknown kind cannot be asked for its version.
     pub fn look(wait: Duration, path: Vec<PathBuf>, lock_file: Option<String>) -> Result<Machine> {
-        // iptables-legacy must open its lock even where /run is read-only. Every process of a namespace can open
-        // the namespace's own file, so it serves as one lock for all of them.
-        let elsewhere = || (!fs::lockable(LOCK_FILE)).then(|| "/proc/self/ns/net".to_owned());
-        let lock_file = lock_file.or_else(elsewhere);
-        let environment = lock_file.map(|path| ("XTABLES_LOCKFILE".to_owned(), path)).into_iter().collect();
-        let mut machine = Machine { tools: Tools::new(), wait, environment };
+        let mut machine = Machine { tools: Tools::new(), wait, lock_file };
         let mut folders: Vec<PathBuf> = FOLDERS.iter().map(PathBuf::from).collect();
         folders.extend(path.into_iter().filter(|folder| folder.is_absolute()));
         for variant in Variant::ALL {
@@ -81,16 +78,32 @@ impl Machine {
     }
 
     fn by_version(&self, program: &Path) -> Result<Variant> {
-        let outcomes = self.run(&[vec![self.program(program, &["--version"], String::new())]])?;
+        let outcomes = self.run(&[vec![self.program(program, &["--version"])]])?;
         let nft = outcomes.iter().flatten().any(|outcome| outcome.stdout.contains("nf_tables"));
         Ok(if nft { Variant::Nft } else { Variant::Legacy })
     }
 
-    /// `program` as it is run here.
+    /// The program at `path` as it is run here to look: without any environment.
     #[must_use]
-    pub fn program(&self, path: &Path, arguments: &[&str], input: String) -> Program {
+    pub fn program(&self, path: &Path, arguments: &[&str]) -> Program {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Program { path: path.to_owned(), arguments, input, environment: self.environment.clone() }
+        Program { path: path.to_owned(), arguments, input: String::new(), environment: Vec::new() }
+    }
+
+    /// The program at `path` as it is run here to write `input`.
+    ///
+    /// iptables-legacy must open its lock even where /run is read-only. Every process of a namespace can open the
+    /// namespace's own file, so it serves as one lock for all of them.
+    #[must_use]
+    pub fn writer(&self, path: &Path, variant: Variant, input: &str) -> Program {
+        let elsewhere =
+            || (variant == Variant::Legacy && !fs::lockable(LOCK_FILE)).then(|| OWN_NAMESPACE.to_owned());
+        let lock_file = self.lock_file.clone().or_else(elsewhere);
+        Program {
+            input: input.to_owned(),
+            environment: lock_file.into_iter().map(|path| ("XTABLES_LOCKFILE".to_owned(), path)).collect(),
+            ..self.program(path, &["--noflush", "--wait", &self.wait_seconds()])
+        }
     }
 
     /// The seconds that a tool may wait for its lock, as its `--wait` takes them.

@@ -64,7 +64,7 @@ pub fn reader(machine: &Machine, source: (Variant, Family)) -> Result<Program> {
         Error::host(format!("{family} rules of {variant} cannot be read: its iptables-save is not installed"))
             .remedy("install the iptables package that has it")
     })?;
-    Ok(machine.program(&tool.save, &["-c"], String::new()))
+    Ok(machine.program(&tool.save, &["-c"]))
 }
 
 /// Puts what the reader of `source` printed in the place of what was known of it.

@@ -1,5 +1,6 @@
 //! TCP ports and sets of them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
@@ -118,22 +119,12 @@ impl PortSet {
     pub fn ranges(&self) -> &[PortRange] {
         &self.0
     }
-
-    /// Adds `range`, unless it stands there already.
-    pub fn insert(&mut self, range: PortRange) {
-        if !self.0.contains(&range) {
-            self.0.push(range);
-        }
-    }
 }
 
 impl<T: Into<PortRange>> FromIterator<T> for PortSet {
     fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Self {
-        let mut set = PortSet::default();
-        for item in items {
-            set.insert(item.into());
-        }
-        set
+        let mut seen = BTreeSet::new();
+        PortSet(items.into_iter().map(Into::into).filter(|range| seen.insert(*range)).collect())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Reading values out of [`Raw`]: one small parser per shape, each of which reports every fault it meets.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::ports::NotAPort;
@@ -232,7 +233,7 @@ impl<'a> Values<'a> {
         self.ids(key, wildcard, "group", "/etc/group", Gid::parse, by_name)
     }
 
-    fn ids<T: PartialEq>(
+    fn ids<T: Ord + Copy>(
         &mut self,
         key: Key,
         wildcard: bool,
@@ -273,12 +274,7 @@ fn these<T>(list: Listed<T>) -> Vec<T> {
     }
 }
 
-fn unique<T: PartialEq>(items: Vec<T>) -> Vec<T> {
-    let mut seen: Vec<T> = Vec::with_capacity(items.len());
-    for item in items {
-        if !seen.contains(&item) {
-            seen.push(item);
-        }
-    }
-    seen
+fn unique<T: Ord + Copy>(items: Vec<T>) -> Vec<T> {
+    let mut seen = BTreeSet::new();
+    items.into_iter().filter(|item| seen.insert(*item)).collect()
 }

@@ -14,6 +14,7 @@ use crate::cli::{self, Parsed, Verb};
 use crate::error::Result;
 use crate::host::Machine;
 use crate::input::env::LOG;
+use crate::input::options::{Part, option};
 use crate::policy::settings::{Output, Settings};
 use crate::report::{Answer, Failure, Report};
 
@@ -30,7 +31,9 @@ pub fn main(words: Vec<OsString>, environment: &Environment) -> Answer {
         Parsed::Misuse(text) => return Answer { stderr: text, code: 64, ..Answer::default() },
     };
     let given = input::gather(verb, flags, environment);
-    if !explicit && given.raw.is_empty() && given.faults.is_empty() {
+    // What says only where to look or how to answer does not say that anything is to be captured.
+    let idle = given.raw.keys().all(|key| option(key).part == Part::Looking);
+    if !explicit && idle && given.faults.is_empty() {
         return Answer { stderr: cli::help(), code: 64, ..Answer::default() };
     }
     let output = given.output();

@@ -1,5 +1,7 @@
 //! From rules back to the policy that they say: the input that would make them, validated like any other.
 
+use std::collections::BTreeSet;
+
 use crate::backend::ownership;
 use crate::input::{Faults, Key, Origin, Raw};
 use crate::policy::validate::{self, Request};
@@ -45,12 +47,13 @@ pub(super) fn request(rules: &RuleSet) -> Option<Request> {
 #[derive(Default)]
 struct Found {
     raw: Vec<(Key, String)>,
+    seen: BTreeSet<(Key, String)>,
     outbound: bool,
 }
 
 impl Found {
     fn set(&mut self, key: Key, text: String) {
-        if !self.raw.contains(&(key, text.clone())) {
+        if self.seen.insert((key, text.clone())) {
             self.raw.push((key, text));
         }
     }

@@ -22,6 +22,7 @@ mod child;
 mod classic;
 mod clean;
 mod docker_dns;
+mod failing;
 mod foreign;
 mod golden;
 mod harness;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         observe::cases(),
         replace::cases(),
         kill::cases(),
+        failing::cases(),
     ];
     let checks = [self_check::checks(), listing::checks(), replace::checks(), kill::checks()];
     harness::main(&cases.into_iter().flatten().collect::<Vec<_>>(), checks.into_iter().flatten().collect())

@@ -3,12 +3,14 @@
 //!
 //! Nothing in here knows what `mesh-init` ought to do.
 
+pub(crate) mod call;
 pub(crate) mod clients;
 pub(crate) mod command;
 pub(crate) mod creds;
 pub(crate) mod dial;
 pub(crate) mod netns;
 pub(crate) mod rules;
+pub(crate) mod sbin;
 pub(crate) mod serve;
 pub(crate) mod victim;
 pub(crate) mod wire;

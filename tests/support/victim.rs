@@ -65,7 +65,7 @@ impl Victim {
         if with_children {
             for child in children {
                 // One that has just ended is as good as killed.
-                drop(kill(child, Signal::SIGKILL));
+                let _gone = kill(child, Signal::SIGKILL).is_err();
             }
         }
         self.child.kill().expect("it is not reaped yet");
