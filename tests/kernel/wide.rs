@@ -24,8 +24,15 @@ fn ports() -> Vec<u16> {
     (0..40).map(|step| 20_000 + 10 * step).collect()
 }
 
+const fn starts_a_range(port: u16) -> bool {
+    port.is_multiple_of(40)
+}
+
 fn list(ports: &[u16]) -> String {
-    let word = |port: &u16| if port % 40 == 0 { format!("{port}-{}", port + 3) } else { port.to_string() };
+    let word = |port: &u16| match starts_a_range(*port) {
+        true => format!("{port}-{}", port + 3),
+        false => port.to_string(),
+    };
     ports.iter().map(word).collect::<Vec<_>>().join(",")
 }
 
@@ -41,7 +48,8 @@ fn captured(variant: Variant, flags: &[&str]) -> (Netns, Netns) {
 
 /// For each port of the list: the port itself, the end of its range if it starts one, and what is just outside.
 fn edges() -> Vec<(u16, bool)> {
-    let edges = |port: u16| [(port - 1, false), (port, true), (port + 3, port % 40 == 0), (port + 4, false)];
+    let edges =
+        |port: u16| [(port - 1, false), (port, true), (port + 3, starts_a_range(port)), (port + 4, false)];
     ports().into_iter().flat_map(edges).collect()
 }
 

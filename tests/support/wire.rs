@@ -141,8 +141,9 @@ fn is_settled(netns: &Netns) -> Result<(), String> {
     let routes = ip("-6 route show table local");
     let is_used = |address: &str| routes.contains(&format!("local {address} dev "));
     let addresses = ip("-6 -o addr show");
-    let addresses = addresses.lines().filter_map(|line| line.split_whitespace().nth(3)?.split('/').next());
-    match addresses.filter(|address| !is_used(address)).next() {
+    let mut addresses =
+        addresses.lines().filter_map(|line| line.split_whitespace().nth(3)?.split('/').next());
+    match addresses.find(|address| !is_used(address)) {
         Some(address) => Err(format!("{address} is not in use")),
         None => Ok(()),
     }
