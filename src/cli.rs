@@ -80,7 +80,7 @@ fn arguments(parts: &[Part]) -> Vec<Arg> {
         };
         let mut argument = Arg::new(opt.long)
             .long(opt.long)
-            .visible_aliases(opt.aliases.iter().copied())
+            .aliases(opt.aliases.iter().copied())
             .help(opt.help)
             .help_heading(heading)
             .value_parser(ValueParser::string())

@@ -314,7 +314,7 @@ pub const OPTIONS: &[Opt] = &[
         ..row(Key::Ipv6, "ipv6", Kind::One, Part::Policy)
     },
     Opt {
-        value: "auto|classic|istio|scoped",
+        value: "auto|classic|scoped",
         help: "which chains to make [default: auto]",
         ..row(Key::Layout, "layout", Kind::One, Part::Making)
     },

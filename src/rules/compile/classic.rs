@@ -4,7 +4,7 @@
 //! 127.0.0.1 is captured, the proxy's own calls to the pod's address too. A proxy must therefore dial
 //! 127.0.0.1 for inbound traffic.
 
-use super::{OUTPUT, REDIRECT, jump, own, shared, tcp};
+use super::{OUTPUT, REDIRECT, jump, own, proxy, shared, tcp};
 use crate::policy::{CapturePolicy, Cidr, Destinations, Family, IfName, RuleId};
 use crate::rules::{Chain, Hook, Match, Rule, Test, Verdict};
 
@@ -55,14 +55,7 @@ pub(super) fn compile(policy: &CapturePolicy, family: Family) -> Vec<Chain> {
                 jump(REDIRECT),
             ));
         }
-        if !policy.proxy.uids.is_empty() {
-            let uids = Match::is(Test::OwnerUid(policy.proxy.uids.clone()));
-            rules.push(rule(RuleId::ProxyUid, vec![uids], Verdict::Return));
-        }
-        if !policy.proxy.gids.is_empty() {
-            let gids = Match::is(Test::OwnerGid(policy.proxy.gids.clone()));
-            rules.push(rule(RuleId::ProxyGid, vec![gids], Verdict::Return));
-        }
+        rules.extend(proxy(policy, rule));
         rules.push(rule(RuleId::OutboundLoopback, vec![Match::is(loopback())], Verdict::Return));
         rules.extend(destinations(&policy.outbound.destinations, family));
         chains.push(own(family, OUTPUT, rules));

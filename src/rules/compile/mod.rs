@@ -4,7 +4,7 @@ pub mod classic;
 mod scoped;
 
 use super::{Base, Chain, Hook, Match, Protocol, Rule, RuleSet, Table, Test, Verdict};
-use crate::policy::{CapturePolicy, Families, Family, Layout, Mode, Port};
+use crate::policy::{CapturePolicy, Families, Family, Layout, Mode, Port, RuleId};
 
 /// Packets captured outbound go through it.
 pub const REDIRECT: &str = "ISTIO_REDIRECT";
@@ -40,6 +40,20 @@ fn own(family: Family, name: &str, rules: Vec<Rule>) -> Chain {
 fn shared(family: Family, hook: Hook, rules: Vec<Rule>) -> Chain {
     let base = Base { hook, priority: PRIORITY_NAT_DST, accepts: true };
     Chain { family, table: Table::Nat, name: hook.builtin().to_owned(), base: Some(base), rules }
+}
+
+/// The proxy's own traffic goes its way; `rule` dresses a rule as the layout does.
+fn proxy(policy: &CapturePolicy, rule: impl Fn(RuleId, Vec<Match>, Verdict) -> Rule) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    if !policy.proxy.uids.is_empty() {
+        let uids = Match::is(Test::OwnerUid(policy.proxy.uids.clone()));
+        rules.push(rule(RuleId::ProxyUid, vec![uids], Verdict::Return));
+    }
+    if !policy.proxy.gids.is_empty() {
+        let gids = Match::is(Test::OwnerGid(policy.proxy.gids.clone()));
+        rules.push(rule(RuleId::ProxyGid, vec![gids], Verdict::Return));
+    }
+    rules
 }
 
 fn tcp() -> Match {

@@ -4,7 +4,7 @@
 //! that were open before. The last is why every redirect asks for a first packet: conntrack adopts open
 //! connections as new when NAT appears, and without it their next packet would be redirected and reset.
 
-use super::{IN_REDIRECT, INBOUND, OUTPUT, REDIRECT, jump, own, shared, tcp, to};
+use super::{IN_REDIRECT, INBOUND, OUTPUT, REDIRECT, jump, own, proxy, shared, tcp, to};
 use crate::policy::validate::reserved_inbound;
 use crate::policy::{
     CapturePolicy, Cidr, Destinations, Family, Gid, Inbound, Owners, Port, PortSet, RuleId, Uid,
@@ -71,14 +71,7 @@ fn outbound(policy: &CapturePolicy, family: Family) -> Option<Vec<Rule>> {
         let excluded = Match::is(Test::Destination(excluded));
         rules.push(rule(RuleId::OutboundExcludeCidr, vec![excluded], Verdict::Return));
     }
-    if !policy.proxy.uids.is_empty() {
-        let uids = Match::is(Test::OwnerUid(policy.proxy.uids.clone()));
-        rules.push(rule(RuleId::ProxyUid, vec![uids], Verdict::Return));
-    }
-    if !policy.proxy.gids.is_empty() {
-        let gids = Match::is(Test::OwnerGid(policy.proxy.gids.clone()));
-        rules.push(rule(RuleId::ProxyGid, vec![gids], Verdict::Return));
-    }
+    rules.extend(proxy(policy, rule));
     let own_ports: PortSet = [policy.proxy.port, policy.proxy.inbound_port].into_iter().collect();
     let to_proxy = vec![tcp(), ports(&own_ports), Match::is(Test::DestinationIsLocal)];
     rules.push(rule(RuleId::OutboundCapturePort, to_proxy, Verdict::Return));
