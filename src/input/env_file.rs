@@ -39,52 +39,44 @@ pub fn parse(path: &str, text: &str, faults: &mut Faults) -> (Raw, Vec<String>) 
     (raw, unknown)
 }
 
-/// The file's lines with continuations joined, each with the number of its first line.
+/// The file's lines, each with the number of its first one: an open quote spans lines, a backslash joins them, and
+/// comments are gone. One pass, however long a quote stays open.
 fn logical_lines(text: &str) -> Vec<(usize, String)> {
-    let mut lines: Vec<(usize, String)> = Vec::new();
-    let mut open: Option<(usize, String)> = None;
-    for (index, line) in text.lines().enumerate() {
-        let (start, mut content) = open.take().unwrap_or((index + 1, String::new()));
-        content.push_str(line);
-        // An open quote spans lines in a shell, and a backslash joins them.
-        if quote_is_open(&content) {
-            content.push('\n');
-            open = Some((start, content));
-        } else if ends_in_backslash(&content) {
-            content.pop();
-            open = Some((start, content));
-        } else {
-            lines.push((start, content));
-        }
-    }
-    lines.extend(open);
-    lines
-}
-
-fn ends_in_backslash(content: &str) -> bool {
-    content.chars().rev().take_while(|c| *c == '\\').count() % 2 == 1
-}
-
-fn quote_is_open(content: &str) -> bool {
-    if content.trim_start().starts_with('#') {
-        return false;
-    }
-    let mut quote = None;
-    let mut before = ' ';
-    let mut chars = content.chars();
+    let mut lines = Vec::new();
+    let mut content = String::new();
+    let (mut start, mut number) = (1, 1);
+    let mut quote: Option<char> = None;
+    let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
         match (quote, c) {
-            (None, '#') if before.is_whitespace() => return false,
-            (None, '\'' | '"') => quote = Some(c),
-            (None | Some('"'), '\\') => {
-                chars.next();
+            (None, '#') if content.is_empty() || content.ends_with([' ', '\t']) => {
+                while chars.next_if(|c| *c != '\n').is_some() {}
             }
-            (Some(open), c) if c == open => quote = None,
-            (_, _) => {}
+            (None | Some('"'), '\\') => match chars.next() {
+                Some('\n') => number += 1,
+                escaped => {
+                    content.push(c);
+                    content.extend(escaped);
+                }
+            },
+            (None, '\n') => {
+                number += 1;
+                lines.push((start, std::mem::take(&mut content)));
+                start = number;
+            }
+            (open, c) => {
+                number += usize::from(c == '\n');
+                quote = match (open, c) {
+                    (None, '\'' | '"') => Some(c),
+                    (Some(open), c) if open == c => None,
+                    (open, _) => open,
+                };
+                content.push(c);
+            }
         }
-        before = c;
     }
-    quote.is_some()
+    lines.push((start, content));
+    lines
 }
 
 /// One line: nothing, or a name and its value.

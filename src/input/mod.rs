@@ -29,7 +29,7 @@ pub enum Origin {
         path: String,
         /// Counted from 1.
         line: usize,
-        /// The variable's name.
+        /// The variable's name; empty for a line that has none.
         name: String,
     },
     /// A key in a config file.
@@ -48,7 +48,9 @@ impl fmt::Display for Origin {
         match self {
             Origin::Flag(long) => write!(f, "--{long}"),
             Origin::Variable(name) => write!(f, "variable {name}"),
+            Origin::EnvFile { path, line, name } if name.is_empty() => write!(f, "{path}:{line}"),
             Origin::EnvFile { path, line, name } => write!(f, "{path}:{line} {name}"),
+            Origin::Config { path, key } if key.is_empty() => write!(f, "{path}"),
             Origin::Config { path, key } => write!(f, "{path} {key}"),
             Origin::Default => f.write_str("default"),
         }

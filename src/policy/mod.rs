@@ -1,6 +1,6 @@
 //! The domain: one value that says which connections are captured, correct by construction.
 //!
-//! [`CapturePolicy`] is made by [`validate::policy`] alone. Every role and every source of text ends here, and
+//! [`CapturePolicy`] is made by [`validate::request`] alone. Every role and every source of text ends here, and
 //! every layout and back end starts here, so they cannot drift apart.
 
 pub mod facts;
@@ -152,7 +152,7 @@ pub enum Ipv6 {
     Off,
 }
 
-/// Which connections are captured. Made only by [`validate::policy`].
+/// Which connections are captured. Made only by [`validate::request`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CapturePolicy {
     /// How inbound connections reach the proxy.
