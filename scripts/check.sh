@@ -41,6 +41,7 @@ part_format() { cargo fmt --check; }
 
 part_lint() {
     cargo clippy --locked --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps --lib
     shellcheck -x scripts/*.sh .ci/run
     gcc -static -O2 -Wall -Wextra -Werror -o /dev/null benches/launcher.c
 }

@@ -135,7 +135,7 @@ pub fn help() -> String {
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
     let matches = match command().try_get_matches_from(words) {
         Ok(matches) => matches,
-        Err(error) if error.use_stderr() => return Parsed::Misuse(error.render().to_string()),
+        Err(error) if error.use_stderr() => return Parsed::Misuse(shortened(&error.render().to_string())),
         Err(error) => return Parsed::Answer(error.render().to_string()),
     };
     let (verb, matches, explicit) = match matches.subcommand() {
@@ -146,6 +146,12 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
         Some((_, matches)) => (Verb::Apply, matches, true),
     };
     Parsed::Call { verb, flags: flags::parse(verb.parts(), |long| given(matches, long)), explicit }
+}
+
+/// clap quotes what it does not know in full, and an argument may be 128 KiB.
+fn shortened(text: &str) -> String {
+    const LINE: usize = 400;
+    text.lines().map(|line| line.chars().take(LINE).chain(['\n']).collect::<String>()).collect()
 }
 
 fn given(matches: &ArgMatches, long: &str) -> Option<Vec<String>> {

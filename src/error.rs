@@ -72,13 +72,6 @@ impl Error {
         self.remedy = Some(remedy.into());
         self
     }
-
-    /// Puts what was being done in front of the problem.
-    #[must_use]
-    pub fn context(mut self, doing: impl fmt::Display) -> Self {
-        self.problem = format!("{doing}: {}", self.problem);
-        self
-    }
 }
 
 impl fmt::Display for Error {

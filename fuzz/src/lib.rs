@@ -25,8 +25,11 @@ use mesh_init::rules::{Protocol, RuleSet, Test, Verdict};
 /// The most that all that is said about bad input may take: a megabyte that was given is not given back.
 const TOLD: usize = 64 << 10;
 
+/// What a target does with some bytes.
+pub type Body = fn(&[u8]);
+
 /// The bodies by the names of their targets, which are also the names of the folders of seeds.
-pub const TARGETS: [(&str, fn(&[u8])); 4] =
+pub const TARGETS: [(&str, Body); 4] =
     [("flags", flags), ("env_file", env_file), ("config", config), ("iptables_save", iptables_save)];
 
 /// A command line, its words separated by NUL.
@@ -140,7 +143,7 @@ pub fn through_json(request: &Request) -> Result<Request, Faults> {
 /// What is said about bad input: something, a line for a fault, in bounds.
 fn told(faults: &Faults) {
     assert!(!faults.is_empty(), "refused without a fault");
-    for fault in &faults.0 {
+    for fault in faults.list() {
         assert!(!fault.problem.is_empty() && !fault.remedy.is_empty(), "{fault:?}");
         let line = fault.to_string();
         assert!(!line.contains(char::is_control), "a fault is one plain line: {line:?}");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::policy::Family;
 use crate::policy::settings::Variant;
-use crate::rules::{Chain, RuleSet, Table};
+use crate::rules::{RuleSet, Table};
 
 /// The programs that write and read one variant's rules of one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,26 +33,6 @@ impl Observed {
     #[must_use]
     pub fn of(&self, variant: Variant) -> RuleSet {
         self.rules.get(&variant).cloned().unwrap_or_default()
-    }
-
-    /// Whether both hold the same rules in the same chains; counters and tables that hold nothing do not count.
-    #[must_use]
-    pub fn same_rules(&self, other: &Observed) -> bool {
-        Variant::ALL.iter().all(|variant| {
-            let (ours, theirs) = (self.of(*variant), other.of(*variant));
-            let holding = |chain: &&Chain| chain.base.is_none() || !chain.rules.is_empty();
-            let (ours, theirs) = (ours.chains.iter().filter(holding), theirs.chains.iter().filter(holding));
-            let key = |chain: &&Chain| (chain.family, chain.table.clone(), chain.name.clone());
-            let (mut ours, mut theirs): (Vec<_>, Vec<_>) = (ours.collect(), theirs.collect());
-            ours.sort_by_key(key);
-            theirs.sort_by_key(key);
-            ours.len() == theirs.len()
-                && ours.iter().zip(&theirs).all(|(ours, theirs)| {
-                    key(ours) == key(theirs)
-                        && ours.rules.len() == theirs.rules.len()
-                        && ours.rules.iter().zip(&theirs.rules).all(|(ours, theirs)| ours.same(theirs))
-                })
-        })
     }
 
     /// Whether `variant` has any rule in a nat table.

@@ -4,7 +4,7 @@
 //! have an `ISTIO_FOO`), every jump to them, and rules with our comment.
 
 use crate::policy::RuleId;
-use crate::rules::{Chain, Rule, RuleSet};
+use crate::rules::{Chain, Protocol, Rule, RuleSet, Test, Verdict};
 
 /// The chain names of istio-iptables and proxy_init through their history, which our layouts use too.
 const OUR_CHAINS: &[&str] = &[
@@ -63,6 +63,33 @@ fn chain_of<'a>(rules: &'a RuleSet, names: &[&str]) -> Option<&'a Chain> {
 #[must_use]
 pub fn ambient(rules: &RuleSet) -> Option<&str> {
     chain_of(rules, AMBIENT_CHAINS).map(|chain| chain.name.as_str())
+}
+
+/// Rules of others that stand before one of our hooks and let TCP past it, as phrases. Whose they are cannot be
+/// told (upstream leaves bare ones for excluded interfaces), so they are reported and left.
+#[must_use]
+pub fn ahead(rules: &RuleSet) -> Vec<String> {
+    let mut found = Vec::new();
+    for chain in rules.chains.iter().filter(|chain| chain.base.is_some() && !is_our_chain(&chain.name)) {
+        let Some(hook) = chain.rules.iter().position(|rule| rule.target().is_some_and(is_our_chain)) else {
+            continue;
+        };
+        for rule in chain.rules.iter().take(hook).filter(|rule| !is_our_rule(rule)) {
+            let passes = matches!(rule.verdict, Verdict::Accept | Verdict::Return);
+            let other = rule.matches.iter().any(|condition| {
+                !condition.negated
+                    && matches!(&condition.test, Test::Protocol(protocol) if *protocol != Protocol::Tcp)
+            });
+            if let (true, false, Some(seen)) = (passes, other, &rule.seen) {
+                let (family, table, name) = (chain.family, &chain.table, &chain.name);
+                found.push(format!(
+                    "{family}: a rule before ours lets traffic past them: {table} -A {name} {}",
+                    seen.spec
+                ));
+            }
+        }
+    }
+    found
 }
 
 /// Another mesh's chain and the mesh, if there is one.

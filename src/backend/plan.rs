@@ -80,26 +80,63 @@ pub fn plan(wanted: &RuleSet, target: Variant, observed: &Observed) -> Plan {
         let have = observed.of(variant);
         let nothing = RuleSet::default();
         let want = if variant == target { wanted } else { &nothing };
-        for family in Family::both() {
-            let mut tables: Vec<Table> = want.tables(family).into_iter().cloned().collect();
-            for table in have.tables(family) {
-                if !tables.contains(table) {
-                    tables.push(table.clone());
-                }
-            }
-            for table in tables {
-                let (have, want) =
-                    (Ours::observed(&have, family, &table), Ours::wanted(want, family, &table));
-                let Some(text) = diff::transaction(&table, &have, &want) else { continue };
-                let undo = diff::transaction(&table, &want, &have).unwrap_or_default();
-                let stage = if want.is_empty() { &mut remove } else { &mut make };
-                stage.push(Restore { variant, family, table, text, undo });
-            }
-        }
+        each_table(want, &have, |family, table, want, have| {
+            let Some(text) = diff::transaction(table, &have, want) else { return };
+            let undo = diff::transaction(table, want, &have).unwrap_or_default();
+            let stage = if want.is_empty() { &mut remove } else { &mut make };
+            stage.push(Restore { variant, family, table: table.clone(), text, undo });
+        });
     }
     let stages = [(Purpose::Make, make), (Purpose::Remove, remove)];
     let stages = stages.into_iter().filter(|(_, steps)| !steps.is_empty());
     Plan { stages: stages.map(|(purpose, steps)| Stage { purpose, steps }).collect() }
+}
+
+/// What of `wanted` under `target` does not hold in `observed`, and what of ours is there besides; by stage, each as
+/// a phrase. Unlike [`plan`] it does not mind where in a shared chain our rules stand: another program may have put
+/// a rule before them in the meantime.
+#[must_use]
+pub fn differences(wanted: &RuleSet, target: Variant, observed: &Observed) -> Vec<(Purpose, String)> {
+    let mut differences = Vec::new();
+    for variant in Variant::ALL {
+        let nothing = RuleSet::default();
+        let want = if variant == target { wanted } else { &nothing };
+        each_table(want, &observed.of(variant), |family, table, want, have| {
+            if diff::transaction(table, &have.anywhere(), want).is_some() {
+                let purpose = if want.is_empty() { Purpose::Remove } else { Purpose::Make };
+                differences.push((purpose, format!("{family}: table {table} of {variant}")));
+            }
+        });
+    }
+    differences
+}
+
+/// Whether two observations hold the same rules of ours, wherever those stand among other people's.
+#[must_use]
+pub fn same_ours(one: &Observed, other: &Observed) -> bool {
+    let mut same = true;
+    for variant in Variant::ALL {
+        let (one, other) = (one.of(variant), other.of(variant));
+        for family in Family::both() {
+            let tables = one.tables(family).into_iter().chain(other.tables(family));
+            for table in tables {
+                let ours = |rules: &RuleSet| Ours::observed(rules, family, table).anywhere();
+                same &= diff::transaction(table, &ours(&one), &ours(&other)).is_none();
+            }
+        }
+    }
+    same
+}
+
+/// Calls `see` for every table of every family that either side has, with our part of it.
+fn each_table(want: &RuleSet, have: &RuleSet, mut see: impl FnMut(Family, &Table, &Ours, Ours)) {
+    for family in Family::both() {
+        let mut tables = want.tables(family);
+        tables.extend(have.tables(family));
+        for table in tables {
+            see(family, table, &Ours::wanted(want, family, table), Ours::observed(have, family, table));
+        }
+    }
 }
 
 /// The transactions that make `wanted` where nothing is yet: what `plan` shows without looking at a machine.

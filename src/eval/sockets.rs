@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::policy::{CapturePolicy, Destinations, Inbound, Mode, Owners, Port};
+use crate::policy::validate::reserved_inbound;
+use crate::policy::{CapturePolicy, Destinations, Inbound, Ipv6, Mode, Owners, Port};
 
 /// `TCP_ESTABLISHED` and `TCP_LISTEN` (include/net/tcp_states.h).
-const ESTABLISHED: u8 = 0x01;
-const LISTEN: u8 = 0x0a;
+pub const ESTABLISHED: u8 = 0x01;
+/// As [`ESTABLISHED`].
+pub const LISTEN: u8 = 0x0a;
 
 /// A TCP socket; IPv4 addresses are IPv4 also on a socket of both families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,8 +91,13 @@ impl Open {
 ///
 /// A captured connection has a twin: the proxy's socket on its capture port, whose other end is this
 /// connection's own (outbound) or the client (inbound, where the application then talks to the proxy alone).
+/// /proc does not tell a socket's group or interface, so owners and exclusions by those do not count.
 #[must_use]
 pub fn older(sockets: &[Socket], policy: &CapturePolicy) -> Open {
+    let mut older = Open::default();
+    if policy.mode == Mode::None {
+        return older;
+    }
     let ports = [policy.proxy.port.number(), policy.proxy.inbound_port.number()];
     let listening: BTreeSet<u16> =
         sockets.iter().filter(|s| s.is_listening()).map(|s| s.local.port()).collect();
@@ -98,12 +105,10 @@ pub fn older(sockets: &[Socket], policy: &CapturePolicy) -> Open {
     let open: Vec<&Socket> = sockets.iter().filter(|s| s.state == ESTABLISHED).collect();
     let with_proxy: BTreeSet<SocketAddr> =
         open.iter().filter(|s| ports.contains(&s.local.port())).map(|s| s.remote).collect();
-    let mut older = Open::default();
-    if policy.mode == Mode::None {
-        return older;
-    }
     for socket in open {
-        if ports.contains(&socket.local.port()) || ports.contains(&socket.remote.port()) {
+        let of_proxy = ports.contains(&socket.local.port()) || ports.contains(&socket.remote.port());
+        let left_alone = policy.ipv6 == Ipv6::Off && socket.remote.is_ipv6();
+        if of_proxy || left_alone {
             continue;
         }
         if listening.contains(&socket.local.port()) {
@@ -118,31 +123,41 @@ pub fn older(sockets: &[Socket], policy: &CapturePolicy) -> Open {
     older
 }
 
+/// Whether the policy is that of a VM host, which leaves some ports alone by itself.
+fn is_scoped(policy: &CapturePolicy) -> bool {
+    policy.outbound.owners != Owners::Everyone
+}
+
 fn captures_inbound(policy: &CapturePolicy, port: u16) -> bool {
     let Some(port) = Port::of(port) else { return false };
     match &policy.inbound {
-        Inbound::AllExcept(excluded) => !excluded.contains(port),
+        Inbound::AllExcept(excluded) => {
+            let reserved = is_scoped(policy) && reserved_inbound(&policy.proxy).contains(port);
+            !excluded.contains(port) && !reserved
+        }
         Inbound::Only(only) => only.contains(port),
     }
 }
 
 fn captures_outbound(policy: &CapturePolicy, socket: &Socket) -> bool {
     let out = &policy.outbound;
+    let Some(port) = Port::of(socket.remote.port()) else { return false };
+    let address = socket.remote.ip();
     let by_proxy = policy.proxy.uids.iter().any(|uid| uid.number() == socket.uid);
     let of_owner = match &out.owners {
-        Owners::Everyone => !socket.remote.ip().is_loopback(),
+        Owners::Everyone => !address.is_loopback(),
         Owners::Only { uids, .. } => uids.iter().any(|uid| uid.number() == socket.uid),
     };
-    let Some(port) = Port::of(socket.remote.port()) else { return false };
     let included = match &out.destinations {
         Destinations::All => true,
         Destinations::Some { cidrs, ports } => {
-            ports.contains(port) || cidrs.iter().any(|cidr| cidr.contains(socket.remote.ip()))
+            ports.contains(port) || cidrs.iter().any(|cidr| cidr.contains(address))
         }
     };
-    let excluded = out.exclude_ports.contains(port)
-        || out.exclude_cidrs.iter().any(|cidr| cidr.contains(socket.remote.ip()));
-    of_owner && !by_proxy && included && !excluded
+    let dns = is_scoped(policy) && port.number() == 53;
+    let excluded =
+        out.exclude_ports.contains(port) || out.exclude_cidrs.iter().any(|cidr| cidr.contains(address));
+    of_owner && !by_proxy && included && !excluded && !dns
 }
 
 #[cfg(test)]

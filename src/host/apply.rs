@@ -4,12 +4,19 @@ use std::collections::BTreeMap;
 
 use super::machine::{self, Machine};
 use super::observe;
-use crate::backend::plan::{Purpose, Restore};
+use crate::backend::plan::{self, Purpose, Restore};
 use crate::backend::{Observed, Plan, Stage};
 use crate::error::{Class, Error, Result};
 use crate::policy::Family;
 use crate::policy::settings::Variant;
 use crate::sys::exec::{Ending, Outcome, Program};
+
+/// A step that was committed, or may have been.
+struct Done<'a> {
+    step: &'a Restore,
+    /// Its program said so; else it was killed at an unknown point.
+    sure: bool,
+}
 
 /// Runs `plan`. Each family of each variant that a stage touches is read back right after its last transaction,
 /// into `observed`, and `holds` judges the stage; only then does the next one begin.
@@ -24,7 +31,7 @@ pub fn apply(
     holds: impl Fn(&Observed, Purpose) -> Result<()>,
 ) -> Result<()> {
     let before = observed.clone();
-    let mut done: Vec<&Restore> = Vec::new();
+    let mut done = Vec::new();
     for stage in &plan.stages {
         let outcome = run_stage(stage, machine, observed, &mut done);
         if let Err(error) = outcome.and_then(|()| holds(observed, stage.purpose)) {
@@ -40,7 +47,7 @@ fn run_stage<'a>(
     stage: &'a Stage,
     machine: &Machine,
     observed: &mut Observed,
-    done: &mut Vec<&'a Restore>,
+    done: &mut Vec<Done<'a>>,
 ) -> Result<()> {
     let mut steps_of: BTreeMap<(Variant, Family), Vec<&Restore>> = BTreeMap::new();
     for step in &stage.steps {
@@ -55,18 +62,19 @@ fn run_stage<'a>(
         chain.push(observe::reader(machine, *source)?);
         chains.push(chain);
     }
-    let outcomes = machine.run(&chains)?;
+    let outcomes = machine.run(&chains);
     let mut failure = Ok(());
     for ((source, steps), outcomes) in steps_of.iter().zip(&outcomes) {
         for (step, outcome) in steps.iter().zip(outcomes) {
             match outcome.ending {
-                Ending::Exited(0) => done.push(step),
-                Ending::Exited(_) => failure = failure.and(Err(refusal(step, outcome, machine))),
-                // It may have been killed right after its commit; undoing what was not done fails whole.
-                Ending::Killed(_) | Ending::TimedOut(_) | Ending::TooMuch => {
-                    done.push(step);
-                    failure = failure.and(Err(refusal(step, outcome, machine)));
+                Ending::Exited(0) => done.push(Done { step, sure: true }),
+                Ending::Exited(_) | Ending::NotStarted => {}
+                Ending::Killed(_) | Ending::TimedOut(_) | Ending::TooMuch | Ending::Lost => {
+                    done.push(Done { step, sure: false });
                 }
+            }
+            if !outcome.succeeded() {
+                failure = failure.and(Err(refusal(step, outcome, machine)));
             }
         }
         if let Some(read) = outcomes.get(steps.len()) {
@@ -84,18 +92,25 @@ fn writer(machine: &Machine, step: &Restore, text: &str) -> Result<Program> {
     Ok(machine.writer(&tool.restore, step.variant, text))
 }
 
-/// Takes back what was done, last first, and looks whether it is gone. A step whose program was killed is undone
-/// on suspicion: an undo of what was not done is refused whole, so only the look tells.
-fn undo(done: &[&Restore], machine: &Machine, before: &Observed, error: Error) -> Error {
+/// Takes back what was done, last first, and looks whether it is gone.
+///
+/// If taking back a removal is refused, what was made before it stays: it is all that captures now. A step whose
+/// program was killed is undone on suspicion, and an undo of what was not done is refused whole, so there only
+/// the look tells.
+fn undo(done: &[Done<'_>], machine: &Machine, before: &Observed, error: Error) -> Error {
     let mut now = before.clone();
     let mut sources = Vec::new();
-    for step in done.iter().rev().filter(|step| !step.undo.is_empty()) {
-        let outcomes = writer(machine, step, &step.undo).and_then(|program| machine.run(&[vec![program]]));
-        tracing::debug!(%step, undone = outcomes.is_ok_and(|outcomes| outcomes.iter().flatten().all(Outcome::succeeded)));
+    for Done { step, sure } in done.iter().rev().filter(|done| !done.step.undo.is_empty()) {
+        let outcomes = writer(machine, step, &step.undo).map(|program| machine.run(&[vec![program]]));
+        let undone = outcomes.is_ok_and(|outcomes| outcomes.iter().flatten().all(Outcome::succeeded));
+        tracing::debug!(%step, undone, "undo");
         sources.push((step.variant, step.family));
+        if *sure && !undone {
+            break;
+        }
     }
     match observe::read(machine, &sources, &mut now) {
-        Ok(()) if now.same_rules(before) => error,
+        Ok(()) if plan::same_ours(before, &now) => error,
         Ok(()) | Err(_) => {
             let problem =
                 format!("{}; and what had been changed could not be taken back whole", error.problem);

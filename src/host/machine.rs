@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::backend::Tools;
 use crate::backend::observed::Tool;
-use crate::error::Result;
 use crate::policy::Family;
 use crate::policy::settings::Variant;
 use crate::sys::exec::{self, Ending, Outcome, Program};
@@ -32,10 +31,8 @@ pub struct Machine {
 impl Machine {
     /// Finds the programs. `path` holds the folders of the caller's `PATH`, `lock_file` its `XTABLES_LOCKFILE`:
     /// the one variable that is handed on.
-    ///
-    /// # Errors
-    /// A program of unknown kind cannot be asked for its version.
-    pub fn look(wait: Duration, path: Vec<PathBuf>, lock_file: Option<String>) -> Result<Machine> {
+    #[must_use]
+    pub fn look(wait: Duration, path: Vec<PathBuf>, lock_file: Option<String>) -> Machine {
         let mut machine = Machine { tools: Tools::new(), wait, lock_file };
         let mut folders: Vec<PathBuf> = FOLDERS.iter().map(PathBuf::from).collect();
         folders.extend(path.into_iter().filter(|folder| folder.is_absolute()));
@@ -51,12 +48,12 @@ impl Machine {
                 }
             }
         }
-        machine.find_plain(&folders)?;
-        Ok(machine)
+        machine.find_plain(&folders);
+        machine
     }
 
     /// Where only plain `iptables-restore` exists, finds out which variant it is.
-    fn find_plain(&mut self, folders: &[PathBuf]) -> Result<()> {
+    fn find_plain(&mut self, folders: &[PathBuf]) {
         for family in Family::both() {
             if Variant::ALL.iter().any(|variant| self.tools.contains_key(&(*variant, family))) {
                 continue;
@@ -70,17 +67,16 @@ impl Machine {
             let (Some(restore), Some(save)) = (find("restore"), find("save")) else { continue };
             let variant = match by_name(&restore) {
                 Some(variant) => variant,
-                None => self.by_version(&restore)?,
+                None => self.by_version(&restore),
             };
             self.tools.insert((variant, family), Tool { restore, save });
         }
-        Ok(())
     }
 
-    fn by_version(&self, program: &Path) -> Result<Variant> {
-        let outcomes = self.run(&[vec![self.program(program, &["--version"])]])?;
+    fn by_version(&self, program: &Path) -> Variant {
+        let outcomes = self.run(&[vec![self.program(program, &["--version"])]]);
         let nft = outcomes.iter().flatten().any(|outcome| outcome.stdout.contains("nf_tables"));
-        Ok(if nft { Variant::Nft } else { Variant::Legacy })
+        if nft { Variant::Nft } else { Variant::Legacy }
     }
 
     /// The program at `path` as it is run here to look: without any environment.
@@ -113,18 +109,16 @@ impl Machine {
     }
 
     /// Runs `chains` at the same time, the programs of each one after the other, each within the deadline.
-    ///
-    /// # Errors
-    /// One cannot be started.
-    pub fn run(&self, chains: &[Vec<Program>]) -> Result<Vec<Vec<Outcome>>> {
-        let outcomes = exec::run_chains(chains, self.wait + WORK)?;
+    #[must_use]
+    pub fn run(&self, chains: &[Vec<Program>]) -> Vec<Vec<Outcome>> {
+        let outcomes = exec::run_chains(chains, self.wait + WORK);
         for (program, outcome) in
             chains.iter().zip(&outcomes).flat_map(|(chain, outcomes)| chain.iter().zip(outcomes))
         {
             let Program { path, arguments, .. } = program;
             tracing::debug!(program = %path.display(), ?arguments, ending = ?outcome.ending, stderr = %outcome.stderr.trim());
         }
-        Ok(outcomes)
+        outcomes
     }
 }
 
@@ -146,6 +140,8 @@ pub fn ending(outcome: &Outcome) -> String {
         Ending::Killed(signal) => format!("killed by signal {signal}"),
         Ending::TimedOut(deadline) => format!("not done after {} s, so it was killed", deadline.as_secs()),
         Ending::TooMuch => "it printed too much, so it was killed".to_owned(),
+        Ending::NotStarted => "it did not run".to_owned(),
+        Ending::Lost => "it could not be watched, so it was killed".to_owned(),
     };
     if complaint.is_empty() {
         how

@@ -1,25 +1,32 @@
 //! Getting to the namespace to work in, with no more privileges than the work needs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Class, Error, Result};
 use crate::policy::settings::{NetnsRef, Settings};
-use crate::sys::netns::{self, INIT, OWN};
+use crate::sys::netns::{self, OWN};
 use crate::sys::privilege::{self, Need};
-use crate::sys::{fs, lock};
+use crate::sys::{exec, fs, lock};
 
 /// Enters the namespace that `settings` name, checks that the privileges for the work are there, and drops
-/// every other one.
+/// every other one. `makes_rules` is whether the work captures anything: only then is the host's own namespace,
+/// named by `--netns`, one that nobody can have meant without `--host`.
 ///
 /// # Errors
 /// The namespace is not what the caller can mean, or a privilege is missing; nothing has been changed.
-pub fn enter(settings: &Settings) -> Result<()> {
+pub fn enter(settings: &Settings, makes_rules: bool) -> Result<()> {
+    exec::keep_descriptors();
     let mut needed = vec![Need::CAP_NET_ADMIN, Need::CAP_NET_RAW];
     if let Some(reference) = &settings.netns {
         needed.push(Need::CAP_SYS_ADMIN);
         privilege::require(&needed)?;
         needed.pop();
-        open(reference, settings.host)?.enter()?;
+        let path = path(reference);
+        open(&path)?.enter()?;
+        if makes_rules && !settings.host && is_hosts_own() {
+            let problem = format!("--netns {} is the host's own network namespace", path.display());
+            return Err(Error::new(Class::Usage, problem).remedy("give --host too if that one is meant"));
+        }
     }
     privilege::require(&needed)?;
     // iptables-legacy loads ip_tables by itself if the kernel has not: the one thing that needs this.
@@ -31,21 +38,18 @@ pub fn enter(settings: &Settings) -> Result<()> {
     privilege::keep_only(&needed)
 }
 
-fn open(reference: &NetnsRef, host: bool) -> Result<netns::Netns> {
-    let path = match reference {
+fn path(reference: &NetnsRef) -> PathBuf {
+    match reference {
         NetnsRef::Pid(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
         NetnsRef::Path(path) => path.clone(),
-    };
-    let target = netns::open(&path)?;
-    let same = |other: &str| netns::identity(other) == Some(target.identity);
-    if same(OWN) {
+    }
+}
+
+fn open(path: &Path) -> Result<netns::Netns> {
+    let target = netns::open(path)?;
+    if netns::identity(OWN) == Some(target.identity) {
         let problem = format!("--netns {} is the namespace that the command already runs in", path.display());
         return Err(Error::new(Class::Usage, problem).remedy("leave --netns out if that one is meant"));
-    }
-    if same(INIT) && !host {
-        let problem =
-            format!("--netns {} is the network namespace of process 1, the host's own", path.display());
-        return Err(Error::new(Class::Usage, problem).remedy("give --host too if that one is meant"));
     }
     Ok(target)
 }

@@ -18,8 +18,8 @@ const TABLES: [&str; 5] = ["raw", "mangle", "nat", "filter", "security"];
 pub struct Look {
     /// What was read.
     pub observed: Observed,
-    /// Variants that have tables here but no program to read them.
-    pub unreadable: Vec<(Variant, Family)>,
+    /// Variants that have tables here which cannot be read, and why.
+    pub unreadable: Vec<(Variant, Family, &'static str)>,
 }
 
 /// Looks at everything. A namespace without tables is recognised without running any program.
@@ -29,15 +29,30 @@ pub struct Look {
 pub fn look(machine: &Machine) -> Result<Look> {
     let mut look =
         Look { observed: Observed { ipv6: has_ipv6(), ..Observed::default() }, unreadable: Vec::new() };
-    let mut readable = Vec::new();
-    for source in with_tables()? {
-        match machine.tools.contains_key(&source) {
-            true => readable.push(source),
-            false => look.unreadable.push(source),
+    let (readable, without): (Vec<_>, Vec<_>) =
+        with_tables()?.into_iter().partition(|source| machine.tools.contains_key(source));
+    let without =
+        without.into_iter().map(|(variant, family)| (variant, family, "its iptables-save is not installed"));
+    look.unreadable.extend(without);
+    let chains =
+        readable.iter().map(|source| Ok(vec![reader(machine, *source)?])).collect::<Result<Vec<_>>>()?;
+    let outcomes = machine.run(&chains);
+    for (source, outcome) in readable.iter().zip(outcomes.iter().flatten()) {
+        match is_incompatible(outcome) {
+            true => look.unreadable.push((source.0, source.1, INCOMPATIBLE)),
+            false => absorb(*source, outcome, &mut look.observed)?,
         }
     }
-    read(machine, &readable, &mut look.observed)?;
     Ok(look)
+}
+
+const INCOMPATIBLE: &str = "nft made them in a form that iptables cannot read";
+
+/// iptables-nft-save answers 0 and leaves a table out that native nft rules are in; only a comment tells.
+fn is_incompatible(outcome: &Outcome) -> bool {
+    let mut remarks =
+        outcome.stdout.lines().chain(outcome.stderr.lines()).filter(|line| line.starts_with("# Table"));
+    remarks.any(|line| line.contains("is incompatible"))
 }
 
 /// Reads `sources` into `observed`, in the place of what was known of them.
@@ -47,7 +62,7 @@ pub fn look(machine: &Machine) -> Result<Look> {
 pub fn read(machine: &Machine, sources: &[(Variant, Family)], observed: &mut Observed) -> Result<()> {
     let chains =
         sources.iter().map(|source| Ok(vec![reader(machine, *source)?])).collect::<Result<Vec<_>>>()?;
-    let outcomes = machine.run(&chains)?;
+    let outcomes = machine.run(&chains);
     for (source, outcome) in sources.iter().zip(outcomes.iter().flatten()) {
         absorb(*source, outcome, observed)?;
     }
@@ -78,6 +93,9 @@ pub fn absorb(source: (Variant, Family), outcome: &Outcome, observed: &mut Obser
             "reading the {family} rules of {variant}: {}",
             machine::ending(outcome)
         )));
+    }
+    if is_incompatible(outcome) {
+        return Err(Error::host(format!("the {family} rules of {variant} cannot be read: {INCOMPATIBLE}")));
     }
     let read = parse::parse(family, &outcome.stdout).map_err(|parse::Unreadable { line, text }| {
         let problem =

@@ -27,14 +27,16 @@ pub fn not_the_host(layout: Layout, settings: &Settings, hosts_own: bool) -> Res
 /// # Errors
 /// There are some, and the caller has not chosen the other variant.
 pub fn readable(look: &Look, asked: Option<Variant>) -> Result<()> {
-    let Some((variant, family)) =
-        look.unreadable.iter().find(|(variant, _)| asked.is_none_or(|asked| asked == *variant))
-    else {
-        return Ok(());
-    };
-    Err(Error::host(format!("there are {family} tables of {variant}, and no program to read them")).remedy(format!(
-        "install the iptables package that has {variant}-save, or choose the other one with --iptables-variant"
-    )))
+    for (variant, family, why) in &look.unreadable {
+        let problem = format!("there are {family} tables of {variant} that cannot be read: {why}");
+        if asked.is_none_or(|asked| asked == *variant) {
+            return Err(Error::host(problem).remedy(format!(
+                "install the iptables package that has {variant}-save or move native rules to a table of another name, or choose the other iptables with --iptables-variant"
+            )));
+        }
+        tracing::warn!("{problem}; rules of ours may be among them");
+    }
+    Ok(())
 }
 
 /// Istio's ambient agent uses chain names of ours for its own purposes.

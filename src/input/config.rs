@@ -7,7 +7,8 @@
 use serde_json::Value;
 
 use super::options::{Kind, OPTIONS, Opt};
-use super::{Faults, Origin, Raw};
+use super::tree::Tree;
+use super::{Faults, Origin, Raw, plain};
 
 /// What `schema` must say if it is given.
 pub const SCHEMA: &str = "mesh-init/policy/v1";
@@ -17,14 +18,18 @@ pub const SCHEMA: &str = "mesh-init/policy/v1";
 pub fn parse(path: &str, text: &str, faults: &mut Faults) -> Raw {
     let whole = Origin::Config { path: path.to_owned(), key: String::new() };
     let tree = if path.ends_with(".toml") {
-        toml::from_str::<Value>(text).map_err(|error| error.to_string().replace('\n', " "))
+        toml::from_str::<Tree>(text).map_err(|error| error.message().to_owned())
     } else {
-        serde_json::from_str::<Value>(text).map_err(|error| error.to_string())
+        serde_json::from_str::<Tree>(text).map_err(|error| error.to_string())
     };
     match tree {
-        Ok(tree) => from_tree(path, &tree, faults),
+        Ok(Tree(tree)) => from_tree(path, &tree, faults),
         Err(problem) => {
-            faults.source(whole, format!("cannot be read: {problem}"), "see docs/json.md for the format");
+            faults.source(
+                whole,
+                format!("cannot be read: {}", plain(&problem)),
+                "see docs/json.md for the format",
+            );
             Raw::default()
         }
     }
@@ -154,13 +159,20 @@ mod tests {
         for key in ["schema", "proxi", "proxy.port", "proxy.uids[0]", "proxy.x", "dns.redirect", "outbound"] {
             assert!(told.contains(&format!("p.json {key}:")), "{key} missing in\n{told}");
         }
-        assert_eq!(faults.0.len(), 7, "{told}");
+        assert_eq!(faults.list().len(), 7, "{told}");
     }
 
     #[test]
     fn text_that_is_no_tree_is_one_fault() {
-        for (path, text) in [("a.json", "{"), ("a.json", "[]"), ("a.toml", "= 1"), ("a.json", "")] {
-            assert_eq!(read(path, text).unwrap_err().0.len(), 1, "{path} {text}");
+        for (path, text) in [
+            ("a.json", "{"),
+            ("a.json", "[]"),
+            ("a.json", r#"{"proxy":{"port":1,"port":2}}"#),
+            ("a.toml", "x=1\nx=2"),
+            ("a.toml", "= 1"),
+            ("a.json", ""),
+        ] {
+            assert_eq!(read(path, text).unwrap_err().list().len(), 1, "{path} {text}");
         }
     }
 }

@@ -85,6 +85,6 @@ mod tests {
         let given = vec![("MESH_INIT_PROXY_PORT".into(), OsString::from_vec(vec![0xff]))];
         let (raw, _) = parse(&given, &[Part::Policy], &mut faults);
         assert!(raw.is_empty());
-        assert_eq!(faults.0.len(), 1);
+        assert_eq!(faults.list().len(), 1);
     }
 }

@@ -9,7 +9,7 @@ use std::iter::Peekable;
 use std::str::Chars;
 
 use super::options::OPTIONS;
-use super::{Faults, Origin, Raw};
+use super::{Faults, Key, Origin, Raw};
 
 /// Reads `text`. The second value lists the names that are no capture option here.
 #[must_use]
@@ -21,8 +21,8 @@ pub fn parse(path: &str, text: &str, faults: &mut Faults) -> (Raw, Vec<String>) 
             Ok(None) => {}
             Ok(Some((name, value))) => {
                 let origin = Origin::EnvFile { path: path.to_owned(), line, name: name.clone() };
-                let known =
-                    OPTIONS.iter().find(|opt| opt.istio == Some(name.as_str()) || opt.variable() == name);
+                let mut options = OPTIONS.iter().filter(|opt| opt.key != Key::EnvFile);
+                let known = options.find(|opt| opt.istio == Some(name.as_str()) || opt.variable() == name);
                 match known {
                     Some(opt) => raw.set(opt.key, value, origin),
                     None => unknown.push(name),
@@ -155,7 +155,6 @@ fn needs_a_shell(c: char) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Key;
     use super::*;
 
     fn one(text: &str) -> Result<(Raw, Vec<String>), Faults> {
@@ -198,7 +197,7 @@ mod tests {
     fn what_a_shell_would_execute_is_a_fault_and_all_are_told() {
         let text = "A=$(id)\nB=`id`\nC=1; rm -rf /\nD='x\"\nE=\"y\nF=one two\nnonsense\n1X=3\nG=$HOME\n";
         let faults = one("A=$(id)\nB=`id`\nC=1;id\nF=one two\nnonsense\n1X=3\nG=\"$HOME\"\n").unwrap_err();
-        assert_eq!(faults.0.len(), 7, "{faults}");
+        assert_eq!(faults.list().len(), 7, "{faults}");
         assert!(one(text).is_err());
     }
 }

@@ -1,12 +1,13 @@
 //! Faults of the input: every one of them is collected, with origin, value and remedy, and told at once.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::{Origin, Sourced};
 
 /// How much of a bad value an error quotes; a 10 MB value must not become a 10 MB message.
 const QUOTED: usize = 64;
-/// How many faults are told one by one.
+/// How many faults are kept and told one by one; the rest are counted.
 const TOLD: usize = 50;
 
 /// One thing wrong with the input.
@@ -36,10 +37,28 @@ impl fmt::Display for Fault {
 
 /// The collector that every parser of values writes to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Faults(pub Vec<Fault>);
+pub struct Faults {
+    list: Vec<Fault>,
+    beyond: usize,
+}
 
 impl Faults {
-    /// A fault about one given value.
+    fn push(
+        &mut self,
+        origin: Option<Origin>,
+        value: String,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        let fault = Fault { origin, value, problem: problem.into(), remedy: remedy.into() };
+        if self.list.len() >= TOLD {
+            self.beyond += 1;
+        } else if !self.list.contains(&fault) {
+            self.list.push(fault);
+        }
+    }
+
+    /// A fault about one given value, or a part of it.
     pub fn value(
         &mut self,
         given: &Sourced,
@@ -47,38 +66,41 @@ impl Faults {
         problem: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.0.push(Fault {
-            origin: Some(given.origin.clone()),
-            value: quote(part),
-            problem: problem.into(),
-            remedy: remedy.into(),
-        });
+        self.push(Some(given.origin.clone()), quote(part), problem, remedy);
     }
 
-    /// A fault about a whole source (an unreadable line, a file).
+    /// A fault about a given option as a whole: that it stands there, not what it says.
+    pub fn option(&mut self, given: &Sourced, problem: impl Into<String>, remedy: impl Into<String>) {
+        let value = if given.text.is_empty() { String::new() } else { quote(&given.text) };
+        self.push(Some(given.origin.clone()), value, problem, remedy);
+    }
+
+    /// A fault about a source (an unreadable line, a file).
     pub fn source(&mut self, origin: Origin, problem: impl Into<String>, remedy: impl Into<String>) {
-        self.0.push(Fault {
-            origin: Some(origin),
-            value: String::new(),
-            problem: problem.into(),
-            remedy: remedy.into(),
-        });
+        self.push(Some(origin), String::new(), problem, remedy);
     }
 
     /// A fault about the input as a whole.
     pub fn whole(&mut self, problem: impl Into<String>, remedy: impl Into<String>) {
-        self.0.push(Fault {
-            origin: None,
-            value: String::new(),
-            problem: problem.into(),
-            remedy: remedy.into(),
-        });
+        self.push(None, String::new(), problem, remedy);
+    }
+
+    /// The faults that are told one by one.
+    #[must_use]
+    pub fn list(&self) -> &[Fault] {
+        &self.list
+    }
+
+    /// How many more there are.
+    #[must_use]
+    pub fn beyond(&self) -> usize {
+        self.beyond
     }
 
     /// Whether nothing is wrong.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
     }
 
     /// `value` if nothing is wrong, else everything that is.
@@ -86,19 +108,28 @@ impl Faults {
     /// # Errors
     /// The collected faults.
     pub fn into_result<T>(self, value: T) -> Result<T, Faults> {
-        if self.0.is_empty() { Ok(value) } else { Err(self) }
+        if self.is_empty() { Ok(value) } else { Err(self) }
     }
 }
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for fault in self.0.iter().take(TOLD) {
+        for fault in &self.list {
             writeln!(f, "{fault}")?;
         }
-        match self.0.len().checked_sub(TOLD) {
-            Some(more) if more > 0 => writeln!(f, "and {more} more faults of this kind"),
-            Some(_) | None => Ok(()),
+        match self.beyond {
+            0 => Ok(()),
+            more => writeln!(f, "and {more} more faults like these"),
         }
+    }
+}
+
+/// `text` as it may stand unquoted in a message: as it is if it is short and plain, else quoted.
+#[must_use]
+pub fn plain(text: &str) -> Cow<'_, str> {
+    match text.chars().count() <= 4 * QUOTED && !text.chars().any(char::is_control) {
+        true => Cow::Borrowed(text),
+        false => Cow::Owned(quote(text)),
     }
 }
 
@@ -134,6 +165,6 @@ mod tests {
         }
         let text = faults.to_string();
         assert_eq!(text.lines().count(), 51, "{text}");
-        assert!(text.ends_with("and 10 more faults of this kind\n"), "{text}");
+        assert!(text.ends_with("and 10 more faults like these\n"), "{text}");
     }
 }

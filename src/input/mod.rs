@@ -9,11 +9,12 @@ pub mod env_file;
 pub mod fault;
 pub mod flags;
 pub mod options;
+mod tree;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-pub use fault::{Fault, Faults};
+pub use fault::{Fault, Faults, plain};
 pub use options::{Key, Kind, OPTIONS, Opt};
 
 /// Where a value came from, so that a fault or an explanation can point at it.
@@ -47,11 +48,11 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Flag(long) => write!(f, "--{long}"),
-            Origin::Variable(name) => write!(f, "variable {name}"),
-            Origin::EnvFile { path, line, name } if name.is_empty() => write!(f, "{path}:{line}"),
-            Origin::EnvFile { path, line, name } => write!(f, "{path}:{line} {name}"),
-            Origin::Config { path, key } if key.is_empty() => write!(f, "{path}"),
-            Origin::Config { path, key } => write!(f, "{path} {key}"),
+            Origin::Variable(name) => write!(f, "variable {}", plain(name)),
+            Origin::EnvFile { path, line, name } if name.is_empty() => write!(f, "{}:{line}", plain(path)),
+            Origin::EnvFile { path, line, name } => write!(f, "{}:{line} {}", plain(path), plain(name)),
+            Origin::Config { path, key } if key.is_empty() => write!(f, "{}", plain(path)),
+            Origin::Config { path, key } => write!(f, "{} {}", plain(path), plain(key)),
             Origin::Default => f.write_str("default"),
         }
     }

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::validate::TUNNEL_PORT;
+use super::validate::{TPROXY_MARK, TPROXY_TABLE, TUNNEL_PORT};
 use super::{
     CapturePolicy, Cidr, Destinations, Dns, Groups, Inbound, Mode, Outbound, Owners, PortRange, Proxy,
 };
@@ -24,8 +24,10 @@ pub fn to_json(policy: &CapturePolicy) -> Value {
     tree.list("interfaces", "exclude", policy.interfaces.exclude.iter().map(|name| json!(name.as_str())));
     tree.list("interfaces", "reroute", policy.interfaces.reroute.iter().map(|name| json!(name.as_str())));
     dns(&mut tree, policy);
-    if policy.mode == Mode::Tproxy {
+    if policy.mode == Mode::Tproxy || policy.tproxy_mark != TPROXY_MARK {
         tree.set("tproxy", "mark", json!(policy.tproxy_mark.0));
+    }
+    if policy.mode == Mode::Tproxy || policy.tproxy_table != TPROXY_TABLE {
         tree.set("tproxy", "table", json!(policy.tproxy_table));
     }
     tree.set("", "ipv6", json!(policy.ipv6.to_string()));
@@ -94,8 +96,10 @@ fn outbound(tree: &mut Tree, policy: &CapturePolicy) {
 }
 
 fn inbound(tree: &mut Tree, policy: &CapturePolicy) {
-    // The default: everything for a pod, nothing for a VM host.
-    let pod = policy.outbound.owners == Owners::Everyone;
+    // The default: everything for a pod, nothing for a VM host. Where nothing outbound is captured, it may be either.
+    let nothing = matches!(&policy.outbound.destinations,
+        Destinations::Some { cidrs, ports } if cidrs.is_empty() && ports.is_empty());
+    let pod = policy.outbound.owners == Owners::Everyone && !nothing;
     match &policy.inbound {
         Inbound::AllExcept(excluded) => {
             if !pod || !excluded.is_empty() {
@@ -103,7 +107,7 @@ fn inbound(tree: &mut Tree, policy: &CapturePolicy) {
             }
             tree.list("inbound", "excludePorts", excluded.ranges().iter().map(port));
         }
-        Inbound::Only(ports) if ports.is_empty() && !pod => {}
+        Inbound::Only(ports) if ports.is_empty() && policy.outbound.owners != Owners::Everyone => {}
         Inbound::Only(ports) => tree.set("inbound", "ports", ports.ranges().iter().map(port).collect()),
     }
 }

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::input::options::{Key, Part, option};
-use crate::input::{Faults, Raw};
+use crate::input::options::{Key, Kind, Part, option};
+use crate::input::{Faults, Origin, Raw, Sourced};
 
 /// A layout that this version makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,6 +62,8 @@ pub fn choose(raw: &Raw, faults: &mut Faults) -> Option<Layout> {
             );
             None
         }
+        // That it is empty is told where every single value is read.
+        Some((_, "")) => None,
         Some((given, text)) => {
             faults.value(given, text, "is not a layout", "give auto, classic or scoped");
             None
@@ -73,21 +75,38 @@ fn auto(raw: &Raw, faults: &mut Faults) -> Option<Layout> {
     if raw.has(Key::UidOwner) || raw.has(Key::GidOwner) {
         return Some(Layout::Scoped);
     }
-    // 0.7.1 had no `-m`; it is classic only when it is spelled out together with the layout.
-    let beyond: Vec<Key> =
-        policy_keys(raw).filter(|key| !Layout::Classic.expresses(*key) || *key == Key::Mode).collect();
+    let beyond: Vec<Key> = policy_keys(raw).filter(|key| !had_by_proxy_init(*key, raw)).collect();
     if beyond.is_empty() || captures_nothing(raw) {
         return Some(Layout::Classic);
     }
     for key in beyond {
         let Some(first) = raw.first(key) else { continue };
-        faults.source(
-            first.origin.clone(),
+        faults.option(
+            first,
             "needs the layout of today's istio-iptables, which this version does not make",
             "leave it out, or give --uid-owner or --gid-owner for a VM host, or --layout classic or scoped",
         );
     }
     None
+}
+
+/// Whether `proxy_init` 0.7.1 had the option, or the text given for it says no more than its absence.
+fn had_by_proxy_init(key: Key, raw: &Raw) -> bool {
+    let says = |words: &[&str]| {
+        let given = raw.get(key).unwrap_or_default();
+        given.iter().all(|given| words.iter().any(|word| given.text.trim().eq_ignore_ascii_case(word)))
+    };
+    match option(key).kind {
+        Kind::Switch => says(&["false", "0"]),
+        // A word that is no mode is told as that.
+        Kind::One if key == Key::Mode => !says(&["REDIRECT", "TPROXY"]),
+        // A policy file spells out what the classic layout does anyway.
+        Kind::List if key == Key::Inbound => {
+            let filed = |given: &Sourced| matches!(given.origin, Origin::Config { .. });
+            raw.get(key).unwrap_or_default().iter().all(filed) && says(&["*"])
+        }
+        Kind::One | Kind::List => Layout::Classic.expresses(key),
+    }
 }
 
 /// `-m NONE` makes no rules, so any layout expresses it.
@@ -100,10 +119,15 @@ pub fn check(layout: Layout, raw: &Raw, faults: &mut Faults) {
     if captures_nothing(raw) {
         return;
     }
-    for key in policy_keys(raw).filter(|key| !layout.expresses(*key)) {
+    let idle = |key: &Key| match option(*key).kind {
+        Kind::Switch => had_by_proxy_init(*key, raw),
+        Kind::One => false,
+        Kind::List => *key == Key::Inbound && layout == Layout::Classic && had_by_proxy_init(*key, raw),
+    };
+    for key in policy_keys(raw).filter(|key| !layout.expresses(*key) && !idle(key)) {
         let Some(first) = raw.first(key) else { continue };
-        faults.source(
-            first.origin.clone(),
+        faults.option(
+            first,
             format!("cannot be expressed by the {layout} layout"),
             match layout {
                 Layout::Classic => "leave it out: proxy_init 0.7.1 had -p, -u, -g and -i",

@@ -247,8 +247,15 @@ impl fmt::Display for CapturePolicy {
         }
         write!(f, " -> {}; inbound ", self.proxy.port)?;
         match &self.inbound {
-            Inbound::AllExcept(ports) if ports.is_empty() => f.write_str("all ports")?,
-            Inbound::AllExcept(ports) => write!(f, "all ports except {ports}")?,
+            Inbound::AllExcept(ports) => {
+                f.write_str("all ports")?;
+                if self.outbound.owners != Owners::Everyone {
+                    f.write_str(" but 22 and the proxy's own")?;
+                }
+                if !ports.is_empty() {
+                    write!(f, " except {ports}")?;
+                }
+            }
             Inbound::Only(ports) if ports.is_empty() => return f.write_str("none"),
             Inbound::Only(ports) => write!(f, "port {ports}")?,
         }

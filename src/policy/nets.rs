@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +25,22 @@ impl Family {
             Family::V6 => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
         };
         Cidr(IpNet::from(address))
+    }
+}
+
+impl Family {
+    /// The network of all addresses.
+    #[must_use]
+    pub fn everything(self) -> Cidr {
+        match self {
+            Family::V4 => Cidr(IpNet::V4(Ipv4Net::default())),
+            Family::V6 => Cidr(IpNet::V6(Ipv6Net::default())),
+        }
+    }
+
+    /// Both families.
+    pub fn both() -> impl Iterator<Item = Family> {
+        [Family::V4, Family::V6].into_iter()
     }
 }
 

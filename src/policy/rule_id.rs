@@ -19,12 +19,6 @@ macro_rules! rule_ids {
             pub const fn as_str(self) -> &'static str {
                 match self { $(RuleId::$name => $text),* }
             }
-
-            /// What the clause does, as one phrase.
-            #[must_use]
-            pub const fn meaning(self) -> &'static str {
-                match self { $(RuleId::$name => $meaning),* }
-            }
         }
     };
 }

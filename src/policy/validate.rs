@@ -58,7 +58,7 @@ pub fn request(raw: &Raw, facts: &Facts, mut faults: Faults) -> Result<Request, 
         layout::check(layout, raw, &mut faults);
     }
     let mut values = Values { raw, facts, faults: &mut faults, warnings: Vec::new() };
-    let policy = policy(&mut values, layout.unwrap_or(Layout::Classic));
+    let policy = policy(&mut values, layout);
     let settings = settings_of(&mut values);
     let warnings = values.warnings;
     let layout = layout.unwrap_or(Layout::Classic);
@@ -80,6 +80,9 @@ fn settings_of(values: &mut Values<'_>) -> Settings {
     let defaults = Settings::default();
     values.word(Key::Backend, (), &[("auto", ()), ("iptables", ())]);
     values.one(Key::Layout);
+    if let Some(second) = values.raw.get(Key::Config).and_then(|given| given.get(1)) {
+        values.faults.option(second, "is a second policy file", "give --config once");
+    }
     Settings {
         netns: values.one(Key::Netns).and_then(|given| netns(values, given)),
         host: values.switch(Key::Host),
@@ -106,7 +109,8 @@ fn netns(values: &mut Values<'_>, given: &Sourced) -> Option<NetnsRef> {
     None
 }
 
-fn policy(values: &mut Values<'_>, layout: Layout) -> CapturePolicy {
+/// Without a layout, which is a fault that has been told, only what does not depend on it is judged.
+fn policy(values: &mut Values<'_>, layout: Option<Layout>) -> CapturePolicy {
     let modes = [("REDIRECT", Mode::Redirect), ("TPROXY", Mode::Tproxy), ("NONE", Mode::None)];
     let mode = values.word(Key::Mode, Mode::Redirect, &modes);
     let proxy_port = values.port(Key::ProxyPort, PROXY_PORT);
@@ -124,7 +128,7 @@ fn policy(values: &mut Values<'_>, layout: Layout) -> CapturePolicy {
             gids: values.gids(Key::ProxyGid).unwrap_or_default(),
         },
         outbound: outbound(values, ipv6),
-        inbound: inbound(values, layout),
+        inbound: inbound(values, layout.unwrap_or(Layout::Classic)),
         interfaces: Interfaces {
             exclude: values.interfaces(Key::ExcludeInterface),
             reroute: values.interfaces(Key::RerouteInterface),
@@ -134,7 +138,7 @@ fn policy(values: &mut Values<'_>, layout: Layout) -> CapturePolicy {
         drop_invalid: values.switch(Key::DropInvalid),
         seal: Seal,
     };
-    if mode == Mode::Tproxy {
+    if let (Mode::Tproxy, Some(layout)) = (mode, layout) {
         refuse_tproxy(values, layout);
     }
     if mode != Mode::None {
@@ -196,11 +200,7 @@ fn groups(values: &mut Values<'_>) -> Groups {
         Some(Listed::These(only)) => {
             if let Some(given) = values.raw.first(Key::ExcludeOwnerGroup) {
                 let remedy = "give --owner-group or --exclude-owner-group";
-                values.faults.source(
-                    given.origin.clone(),
-                    "has no effect beside a list of groups to capture",
-                    remedy,
-                );
+                values.faults.option(given, "has no effect beside a list of groups to capture", remedy);
             }
             Groups::Only(only)
         }
@@ -219,11 +219,7 @@ fn inbound(values: &mut Values<'_>, layout: Layout) -> Inbound {
     }
     if let Some(given) = values.raw.first(Key::ExcludeInbound) {
         let remedy = "give --inbound '*', or leave the exclusion out";
-        values.faults.source(
-            given.origin.clone(),
-            "has no effect unless all inbound ports are captured",
-            remedy,
-        );
+        values.faults.option(given, "has no effect unless all inbound ports are captured", remedy);
     }
     Inbound::Only(match included {
         Listed::These(ranges) => ranges.into_iter().collect(),
@@ -250,7 +246,7 @@ fn dns(values: &mut Values<'_>) -> Dns {
             true => ("has no effect beside --capture-all-dns", "leave one of the two out"),
             false => ("has no effect without --redirect-dns", "give --redirect-dns too"),
         };
-        values.faults.source(given.origin.clone(), problem, remedy);
+        values.faults.option(given, problem, remedy);
     }
     match (redirect, all) {
         (false, _) => Dns::Off,
@@ -269,9 +265,10 @@ fn refuse_tproxy(values: &mut Values<'_>, layout: Layout) {
 }
 
 /// The proxy must be told apart from those it serves, else its own connections come back to it.
-fn identities(values: &mut Values<'_>, policy: &CapturePolicy, layout: Layout) {
+fn identities(values: &mut Values<'_>, policy: &CapturePolicy, layout: Option<Layout>) {
     let Proxy { uids, gids, .. } = &policy.proxy;
-    if uids.is_empty() && gids.is_empty() {
+    let none_named = !values.raw.has(Key::ProxyGid) || values.given_empty(Key::ProxyGid);
+    if values.given_empty(Key::ProxyUid) && none_named {
         let remedy = "give the user (-u) or the group (-g) that the proxy runs as";
         values.faults.whole("no proxy user or group is left, so the proxy would capture itself", remedy);
     }
@@ -281,7 +278,7 @@ fn identities(values: &mut Values<'_>, policy: &CapturePolicy, layout: Layout) {
                 Destinations::All => true,
                 Destinations::Some { cidrs, ports } => !cidrs.is_empty() || !ports.is_empty(),
             };
-            if layout == Layout::Scoped && captures {
+            if layout == Some(Layout::Scoped) && captures {
                 let remedy = "give --uid-owner or --gid-owner, or -i '' to capture inbound traffic alone";
                 values.faults.whole(
                     "the scoped layout captures the traffic of named owners, and none is named",
@@ -344,13 +341,6 @@ fn capture_ports(values: &mut Values<'_>, policy: &CapturePolicy) {
     {
         let problem = format!("port {dns} is both the DNS port and a capture port");
         values.faults.whole(problem, "give --dns-port another number");
-    }
-}
-
-impl Family {
-    /// Both families.
-    pub fn both() -> impl Iterator<Item = Family> {
-        [Family::V4, Family::V6].into_iter()
     }
 }
 

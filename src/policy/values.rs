@@ -46,6 +46,11 @@ impl<'a> Values<'a> {
         Some(first)
     }
 
+    /// Whether `key` was given, and only as nothing.
+    pub(super) fn given_empty(&self, key: Key) -> bool {
+        self.raw.get(key).is_some_and(|given| given.iter().all(|given| given.text.trim().is_empty()))
+    }
+
     fn parse<T>(
         &mut self,
         key: Key,
@@ -126,20 +131,16 @@ impl<'a> Values<'a> {
         mut parse: impl FnMut(&mut Self, &'a Sourced, &'a str) -> Option<T>,
     ) -> Listed<T> {
         let Some(items) = self.items(key) else { return Listed::Absent };
-        if let Some((given, star)) = items.iter().find(|(_, item)| *item == "*") {
-            if !wildcard {
-                self.faults.value(given, star, "cannot be everything here", "name the items");
-            } else if items.len() > 1 {
-                self.faults.value(
-                    given,
-                    star,
-                    "stands beside other items",
-                    "give '*' alone, or only the items",
-                );
-            }
-            return Listed::All;
+        let many = items.len() > 1;
+        let (stars, items): (Vec<_>, Vec<_>) = items.into_iter().partition(|(_, item)| *item == "*");
+        let these = items.into_iter().filter_map(|(given, item)| parse(self, given, item)).collect();
+        let Some((given, star)) = stars.first() else { return Listed::These(these) };
+        if !wildcard {
+            self.faults.value(given, star, "cannot be everything here", "name the items");
+        } else if many {
+            self.faults.value(given, star, "stands beside other items", "give '*' alone, or only the items");
         }
-        Listed::These(items.into_iter().filter_map(|(given, item)| parse(self, given, item)).collect())
+        Listed::All
     }
 
     pub(super) fn port_list(&mut self, key: Key, wildcard: bool) -> Listed<PortRange> {

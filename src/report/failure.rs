@@ -48,10 +48,19 @@ impl Failure {
 
     fn json(&self, class: Class) -> Value {
         let problems: Vec<Value> = match self {
-            Failure::Input(faults) => faults.0.iter().map(fault).collect(),
+            Failure::Input(faults) => faults.list().iter().map(fault).collect(),
             Failure::Run(error) => vec![json!({ "problem": error.problem, "remedy": error.remedy })],
         };
-        json!({ "schema": "mesh-init/error/v1", "exitCode": class.exit_code(), "problems": problems })
+        let beyond = match self {
+            Failure::Input(faults) => faults.beyond(),
+            Failure::Run(_) => 0,
+        };
+        json!({
+            "schema": "mesh-init/error/v1",
+            "exitCode": class.exit_code(),
+            "problems": problems,
+            "furtherProblems": beyond,
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Report, families, plural};
 use crate::backend::choose::Choice;
-use crate::policy::{CapturePolicy, Families, Layout, json::to_json};
+use crate::policy::{CapturePolicy, Families, Layout, Mode, json::to_json};
 
 /// What `apply` did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Applied {
     pub changed: Vec<String>,
     /// Connections that were open before and that the proxy does not hold.
     pub open: usize,
+    /// What else is worth saying.
+    pub notes: Vec<String>,
 }
 
 impl Applied {
@@ -43,11 +45,13 @@ impl Report for Applied {
         let by =
             format!("layout {layout} on {} ({}), {}", choice.variant, choice.reason, families(self.families));
         let done = match changed.as_slice() {
+            [] if policy.mode == Mode::None => "nothing to do: nothing of ours is here".to_owned(),
             [] => "nothing to do: the rules are in place".to_owned(),
             changed => format!("changed {}", changed.join(", ")),
         };
         let mut lines = vec![policy.to_string(), by, done];
         lines.extend(self.open_connections());
+        lines.extend(self.notes.iter().map(|note| format!("note: {note}")));
         super::lines(lines)
     }
 
@@ -61,6 +65,7 @@ impl Report for Applied {
             "families": self.families.list().iter().map(ToString::to_string).collect::<Vec<_>>(),
             "openConnections": self.open,
             "policy": to_json(&self.policy),
+            "notes": self.notes,
         })
     }
 }
@@ -70,17 +75,22 @@ impl Report for Applied {
 pub struct Cleaned {
     /// The transactions that were made; none if nothing of ours was there.
     pub changed: Vec<String>,
+    /// What else is worth saying.
+    pub notes: Vec<String>,
 }
 
 impl Report for Cleaned {
     fn text(&self) -> String {
-        match self.changed.as_slice() {
-            [] => "nothing to do: nothing of ours is here\n".to_owned(),
-            changed => format!("removed from {}\n", changed.join(", ")),
-        }
+        let done = match self.changed.as_slice() {
+            [] => "nothing to do: nothing of ours is here".to_owned(),
+            changed => format!("removed from {}", changed.join(", ")),
+        };
+        super::lines(
+            std::iter::once(done).chain(self.notes.iter().map(|note| format!("note: {note}"))).collect(),
+        )
     }
 
     fn json(&self) -> Value {
-        json!({ "schema": "mesh-init/clean/v1", "changed": self.changed })
+        json!({ "schema": "mesh-init/clean/v1", "changed": self.changed, "notes": self.notes })
     }
 }

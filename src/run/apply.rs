@@ -1,14 +1,14 @@
 //! `apply`: make the rules hold.
 
 use super::Environment;
-use crate::backend::Observed;
 use crate::backend::choose::{self, Choice};
 use crate::backend::plan::{self, Plan, Purpose};
+use crate::backend::{Observed, ownership};
 use crate::error::{Error, Result};
 use crate::eval::sockets;
 use crate::host::{self, Machine, namespace, observe, preflight};
 use crate::policy::validate::Request;
-use crate::policy::{Families, Layout};
+use crate::policy::{Families, Layout, Mode};
 use crate::report::Applied;
 use crate::rules::RuleSet;
 use crate::rules::compile::compile;
@@ -24,7 +24,7 @@ pub(super) struct Ready {
 }
 
 pub(super) fn run(request: &Request, environment: &Environment) -> Result<Applied> {
-    namespace::enter(&request.settings)?;
+    namespace::enter(&request.settings, request.policy.mode != Mode::None)?;
     let _lock = namespace::lock(&request.settings)?;
     let Ready { machine, mut observed, choice, families, wanted, plan } = prepare(request, environment)?;
     let open = match plan.is_empty() {
@@ -37,18 +37,21 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<Applie
     Ok(Applied {
         policy: request.policy.clone(),
         layout: request.layout,
-        choice,
         families,
         changed: plan.steps().map(ToString::to_string).collect(),
         open,
+        notes: ownership::ahead(&observed.of(choice.variant)),
+        choice,
     })
 }
 
 /// Looks, checks and plans. Changes nothing.
 pub(super) fn prepare(request: &Request, environment: &Environment) -> Result<Ready> {
     let Request { policy, layout, settings, .. } = request;
-    preflight::not_the_host(*layout, settings, namespace::is_hosts_own())?;
-    let machine = super::machine(settings, environment)?;
+    if policy.mode != Mode::None {
+        preflight::not_the_host(*layout, settings, namespace::is_hosts_own())?;
+    }
+    let machine = super::machine(settings, environment);
     let look = observe::look(&machine)?;
     preflight::readable(&look, settings.variant)?;
     let observed = look.observed;
@@ -66,10 +69,9 @@ pub(super) fn prepare(request: &Request, environment: &Environment) -> Result<Re
 
 /// Judges what was read back. Rules that are still to be removed do not count before they are.
 pub(super) fn holds(wanted: &RuleSet, choice: &Choice, observed: &Observed, purpose: Purpose) -> Result<()> {
-    let left = plan::plan(wanted, choice.variant, observed);
-    let wrong =
-        left.stages.iter().filter(|stage| stage.purpose == Purpose::Make || purpose == Purpose::Remove);
-    let wrong: Vec<String> = wrong.flat_map(|stage| &stage.steps).map(ToString::to_string).collect();
+    let wrong = plan::differences(wanted, choice.variant, observed).into_iter();
+    let wrong = wrong.filter(|(of, _)| *of == Purpose::Make || purpose == Purpose::Remove);
+    let wrong: Vec<String> = wrong.map(|(_, what)| what).collect();
     if wrong.is_empty() {
         return Ok(());
     }

@@ -2,7 +2,7 @@
 
 use super::{Environment, apply};
 use crate::backend::choose::Choice;
-use crate::backend::plan;
+use crate::backend::{ownership, plan};
 use crate::error::Result;
 use crate::host::{self, namespace, observe, preflight};
 use crate::policy::settings::{Settings, Variant};
@@ -10,9 +10,9 @@ use crate::report::Cleaned;
 use crate::rules::RuleSet;
 
 pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<Cleaned> {
-    namespace::enter(settings)?;
+    namespace::enter(settings, false)?;
     let _lock = namespace::lock(settings)?;
-    let machine = super::machine(settings, environment)?;
+    let machine = super::machine(settings, environment);
     let look = observe::look(&machine)?;
     preflight::readable(&look, settings.variant)?;
     let mut observed = look.observed;
@@ -20,11 +20,13 @@ pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<Clea
     if let Some(only) = settings.variant {
         observed.rules.retain(|variant, _| *variant == only);
     }
+    let mut notes: Vec<String> = observed.rules.values().flat_map(ownership::ahead).collect();
+    notes.iter_mut().for_each(|note| note.push_str(" (left: whose it is cannot be told)"));
     let nothing = RuleSet::default();
     let choice = Choice { variant: Variant::Nft, reason: "" };
     let plan = plan::plan(&nothing, choice.variant, &observed);
     host::apply::apply(&plan, &machine, &mut observed, |observed, purpose| {
         apply::holds(&nothing, &choice, observed, purpose)
     })?;
-    Ok(Cleaned { changed: plan.steps().map(ToString::to_string).collect() })
+    Ok(Cleaned { changed: plan.steps().map(ToString::to_string).collect(), notes })
 }

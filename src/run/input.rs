@@ -6,7 +6,7 @@ use std::path::Path;
 use super::Environment;
 use crate::cli::Verb;
 use crate::host;
-use crate::input::{Faults, Key, Origin, Raw, config, env, env_file};
+use crate::input::{Faults, Key, Raw, Sourced, config, env, env_file, plain};
 use crate::policy::facts::Questions;
 use crate::policy::settings::Settings;
 use crate::policy::validate::{self, Request};
@@ -21,46 +21,61 @@ pub(super) struct Given {
 pub(super) fn gather(verb: Verb, flags: Raw, environment: &Environment) -> Given {
     let mut faults = Faults::default();
     let (variables, unknown) = env::parse(environment, verb.parts(), &mut faults);
-    if !unknown.is_empty() {
-        tracing::warn!("no such option, ignored: {}", unknown.join(", "));
-    }
+    warn("the environment", &unknown);
     let mut raw = flags.or(variables);
-    let files: Vec<(String, Origin)> = paths(&raw, Key::EnvFile);
-    for (path, origin) in files.iter().rev() {
-        let Some(text) = read(path, origin, &mut faults) else { continue };
-        let (given, unknown) = env_file::parse(path, &text, &mut faults);
-        if !unknown.is_empty() {
-            tracing::warn!("{path}: without effect here: {}", unknown.join(", "));
-        }
+    // A list like any other: split at commas.
+    let given = raw.get(Key::EnvFile).unwrap_or_default().iter();
+    let split = |given: &Sourced| {
+        let origin = given.origin.clone();
+        let paths = given
+            .text
+            .split(',')
+            .map(|path| Sourced { text: path.trim().to_owned(), origin: origin.clone() });
+        paths.collect::<Vec<_>>()
+    };
+    let files: Vec<Sourced> = given.flat_map(split).collect();
+    for file in files.iter().rev() {
+        let Some(text) = read(file, &mut faults) else { continue };
+        let (given, unknown) = env_file::parse(&file.text, &text, &mut faults);
+        warn(&file.text, &unknown);
         raw = raw.or(given);
     }
-    for (path, origin) in paths(&raw, Key::Config) {
-        let Some(text) = read(&path, &origin, &mut faults) else { continue };
-        let given = config::parse(&path, &text, &mut faults);
+    // A second one is a fault, told where every single value is read.
+    if let Some(file) = raw.first(Key::Config).cloned()
+        && let Some(text) = read(&file, &mut faults)
+    {
+        let given = config::parse(&file.text, &text, &mut faults);
         raw = raw.or(given);
     }
     Given { raw, faults }
 }
 
-fn paths(raw: &Raw, key: Key) -> Vec<(String, Origin)> {
-    let given = raw.get(key).unwrap_or_default().iter();
-    given
-        .flat_map(|given| given.text.split(',').map(|path| (path.trim().to_owned(), given.origin.clone())))
-        .collect()
-}
-
-fn read(path: &str, origin: &Origin, faults: &mut Faults) -> Option<String> {
-    if path.is_empty() {
-        faults.source(origin.clone(), "is empty", "give a file's path");
+fn read(file: &Sourced, faults: &mut Faults) -> Option<String> {
+    if file.text.is_empty() {
+        faults.option(file, "is empty", "give a file's path");
         return None;
     }
-    match fs::read(Path::new(path)) {
+    match fs::read(Path::new(&file.text)) {
         Ok(text) => Some(text),
         Err(error) => {
-            faults.source(origin.clone(), error.problem, "give a readable text file");
+            let problem = format!("{} {}", plain(&file.text), error.problem);
+            faults.source(file.origin.clone(), problem, "give a readable text file");
             None
         }
     }
+}
+
+fn warn(source: &str, names: &[String]) {
+    const TOLD: usize = 20;
+    if names.is_empty() {
+        return;
+    }
+    let told: Vec<_> = names.iter().take(TOLD).map(|name| plain(name)).collect();
+    let more = match names.len().checked_sub(TOLD) {
+        Some(more) if more > 0 => format!(" and {more} more"),
+        Some(_) | None => String::new(),
+    };
+    tracing::warn!("{}: without effect here: {}{more}", plain(source), told.join(", "));
 }
 
 impl Given {

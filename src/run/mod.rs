@@ -11,10 +11,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::cli::{self, Parsed, Verb};
-use crate::error::Result;
+use crate::error::{Class, Error};
 use crate::host::Machine;
 use crate::input::env::LOG;
-use crate::input::options::{Part, option};
+use crate::input::fault::quote;
+use crate::input::options::{Key, Part, option};
 use crate::policy::settings::{Output, Settings};
 use crate::report::{Answer, Failure, Report};
 
@@ -25,14 +26,20 @@ pub type Environment = [(OsString, OsString)];
 #[must_use]
 pub fn main(words: Vec<OsString>, environment: &Environment) -> Answer {
     log(environment);
+    let json = asks_for_json(&words);
     let (verb, flags, explicit) = match cli::parse(words) {
         Parsed::Call { verb, flags, explicit } => (verb, flags, explicit),
         Parsed::Answer(text) => return Answer { stdout: text, ..Answer::default() },
-        Parsed::Misuse(text) => return Answer { stderr: text, code: 64, ..Answer::default() },
+        Parsed::Misuse(text) if !json => return Answer { stderr: text, code: 64, ..Answer::default() },
+        Parsed::Misuse(text) => {
+            let problem = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            let error = Error::new(Class::Usage, problem).remedy("see mesh-init --help");
+            return Failure::from(error).answer(Output::Json);
+        }
     };
     let given = input::gather(verb, flags, environment);
     // What says only where to look or how to answer does not say that anything is to be captured.
-    let idle = given.raw.keys().all(|key| option(key).part == Part::Looking);
+    let idle = given.raw.keys().all(|key| option(key).part != Part::Policy && key != Key::Layout);
     if !explicit && idle && given.faults.is_empty() {
         return Answer { stderr: cli::help(), code: 64, ..Answer::default() };
     }
@@ -66,22 +73,29 @@ fn answer(
     }
 }
 
+/// Whether a command line that cannot be read as a whole asks for JSON all the same.
+fn asks_for_json(words: &[OsString]) -> bool {
+    let follows =
+        words.windows(2).any(|pair| matches!(pair, [flag, form] if flag == "--output" && form == "json"));
+    follows || words.iter().any(|word| word == "--output=json")
+}
+
 fn variable<'a>(environment: &'a Environment, name: &str) -> Option<&'a OsString> {
     environment.iter().find(|(of, _)| of == name).map(|(_, value)| value)
 }
 
-fn machine(settings: &Settings, environment: &Environment) -> Result<Machine> {
+fn machine(settings: &Settings, environment: &Environment) -> Machine {
     let folders: Vec<PathBuf> =
         variable(environment, "PATH").into_iter().flat_map(std::env::split_paths).collect();
-    let lock_file =
-        variable(environment, "XTABLES_LOCKFILE").and_then(|path| path.to_str()).map(str::to_owned);
+    let lock_file = variable(environment, "XTABLES_LOCKFILE").and_then(|path| path.to_str());
+    let lock_file = lock_file.filter(|path| !path.is_empty()).map(str::to_owned);
     Machine::look(settings.wait, folders, lock_file)
 }
 
 /// Logs go to stderr; stdout is for the answer.
 fn log(environment: &Environment) {
-    let level =
-        variable(environment, LOG).and_then(|level| level.to_str()).and_then(|level| level.parse().ok());
+    let asked = variable(environment, LOG).and_then(|level| level.to_str());
+    let level = asked.and_then(|level| level.parse().ok());
     let subscriber = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_max_level(level.unwrap_or(tracing::Level::WARN))
@@ -91,12 +105,15 @@ fn log(environment: &Environment) {
         .finish();
     // A second initialisation (a test calling twice) keeps the first.
     tracing::subscriber::set_global_default(subscriber).ok();
+    if let (Some(asked), None) = (asked, level) {
+        tracing::warn!("{LOG}: {} is not a level: give error, warn, info, debug or trace", quote(asked));
+    }
 }
 
 impl input::Given {
     /// The form of the answer, as far as it can be known before everything is validated.
     fn output(&self) -> Output {
-        let given = self.raw.first(crate::input::Key::Output);
+        let given = self.raw.first(Key::Output);
         match given.is_some_and(|given| given.text.eq_ignore_ascii_case("json")) {
             true => Output::Json,
             false => Output::Text,

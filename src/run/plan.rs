@@ -5,7 +5,7 @@ use crate::backend::plan;
 use crate::error::Result;
 use crate::host::namespace;
 use crate::policy::validate::Request;
-use crate::policy::{Families, Ipv6};
+use crate::policy::{Families, Ipv6, Mode};
 use crate::report::Planned;
 use crate::rules::compile::compile;
 
@@ -34,7 +34,7 @@ pub(super) fn pure(request: &Request) -> Planned {
 
 /// The very transactions that `apply` would send now.
 pub(super) fn live(request: &Request, environment: &Environment) -> Result<Planned> {
-    namespace::enter(&request.settings)?;
+    namespace::enter(&request.settings, request.policy.mode != Mode::None)?;
     let ready = apply::prepare(request, environment)?;
     let steps = ready.plan.steps();
     let steps = steps

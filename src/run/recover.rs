@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::backend::ownership;
 use crate::input::{Faults, Key, Origin, Raw};
-use crate::policy::validate::{self, Request};
-use crate::policy::{Facts, Family, Layout, RuleId};
+use crate::policy::validate::{self, RESERVED_INBOUND, Request};
+use crate::policy::{Facts, Family, Layout, Port, RuleId};
 use crate::rules::compile::classic;
 use crate::rules::{Rule, RuleSet, Test, Verdict};
 
@@ -20,19 +20,20 @@ pub(super) fn request(rules: &RuleSet) -> Option<Request> {
     let ours = || {
         rules.chains.iter().flat_map(|chain| {
             let whole = ownership::is_our_chain(&chain.name);
-            chain.rules.iter().filter(move |rule| whole || ownership::is_our_rule(rule))
+            let ours = chain.rules.iter().filter(move |rule| whole || ownership::is_our_rule(rule));
+            ours.map(|rule| (chain.family, rule))
         })
     };
-    let scoped = ours().any(|rule| rule.comment.as_deref().and_then(RuleId::of_comment).is_some());
+    let scoped = ours().any(|(_, rule)| rule.comment.as_deref().and_then(RuleId::of_comment).is_some());
     let layout = match scoped {
         true => Layout::Scoped,
-        false if ours().any(|rule| classic::recognise(rule).is_some()) => Layout::Classic,
+        false if ours().any(|(_, rule)| classic::recognise(rule).is_some()) => Layout::Classic,
         false => return None,
     };
     let mut found = Found::default();
-    for rule in ours() {
+    for (family, rule) in ours() {
         if let Some(id) = clause(rule) {
-            found.add(id, rule);
+            found.add(id, family, rule);
         }
     }
     let v6 =
@@ -49,6 +50,8 @@ struct Found {
     raw: Vec<(Key, String)>,
     seen: BTreeSet<(Key, String)>,
     outbound: bool,
+    /// Ports that are the proxy's own, in the order of the rules.
+    own_ports: Vec<Port>,
 }
 
 impl Found {
@@ -64,7 +67,7 @@ impl Found {
         }
     }
 
-    fn add(&mut self, id: RuleId, rule: &Rule) {
+    fn add(&mut self, id: RuleId, family: Family, rule: &Rule) {
         match (id, &rule.verdict) {
             (RuleId::RedirectOutbound, Verdict::Redirect(port)) => self.set(Key::ProxyPort, port.to_string()),
             (RuleId::RedirectInbound, Verdict::Redirect(port)) => {
@@ -74,6 +77,14 @@ impl Found {
             (RuleId::InboundAll, _) => self.set(Key::Inbound, "*".into()),
             (RuleId::OutboundHook, _) => self.outbound = true,
             (_, _) => {}
+        }
+        // iptables prints no condition for a network that is a whole family.
+        let anywhere = !rule.matches.iter().any(|condition| matches!(condition.test, Test::Destination(_)));
+        if anywhere && id == RuleId::OutboundCidr {
+            self.set(Key::OutboundCidr, family.everything().to_string());
+        }
+        if anywhere && id == RuleId::OutboundExcludeCidr {
+            self.set(Key::ExcludeOutboundCidr, family.everything().to_string());
         }
         for condition in rule.matches.iter().filter(|condition| !condition.negated) {
             match (id, &condition.test) {
@@ -97,6 +108,11 @@ impl Found {
                 | (RuleId::InboundExcludeInterface, Test::InInterface(names)) => {
                     self.all(Key::ExcludeInterface, names)
                 }
+                (RuleId::OutboundCapturePort | RuleId::InboundReserved, Test::DestinationPort(ports)) => {
+                    let own =
+                        ports.iter().map(|range| range.first).filter(|port| !RESERVED_INBOUND.contains(port));
+                    self.own_ports.extend(own);
+                }
                 (RuleId::InboundPort, Test::DestinationPort(ports)) => self.all(Key::Inbound, ports),
                 (RuleId::InboundExcludePort, Test::DestinationPort(ports)) => {
                     self.all(Key::ExcludeInbound, ports)
@@ -111,17 +127,30 @@ impl Found {
         if !self.outbound || !(has(&self, Key::OutboundCidr) || has(&self, Key::OutboundPort)) {
             self.set(Key::OutboundCidr, String::new());
         }
+        if !has(&self, Key::ProxyUid) && has(&self, Key::ProxyGid) {
+            self.set(Key::ProxyUid, String::new());
+        }
         match layout {
             // The classic layout has no flag for inbound: it captures everything.
-            Layout::Classic => {
-                self.raw.retain(|(key, _)| *key != Key::Inbound);
-                if !has(&self, Key::ProxyUid) && has(&self, Key::ProxyGid) {
-                    self.set(Key::ProxyUid, String::new());
-                }
-            }
+            Layout::Classic => self.raw.retain(|(key, _)| *key != Key::Inbound),
             Layout::Scoped => {
                 if !has(&self, Key::UidOwner) && !has(&self, Key::GidOwner) {
                     self.set(Key::UidOwner, String::new());
+                }
+                // The proxy port comes first where both stand; either may have no redirect of its own.
+                let known = |found: &Found, port: &Port| {
+                    let text = port.to_string();
+                    found.raw.iter().any(|(key, of)| {
+                        matches!(key, Key::ProxyPort | Key::InboundCapturePort) && *of == text
+                    })
+                };
+                for port in std::mem::take(&mut self.own_ports) {
+                    if known(&self, &port) {
+                        continue;
+                    }
+                    let key =
+                        if has(&self, Key::ProxyPort) { Key::InboundCapturePort } else { Key::ProxyPort };
+                    self.set(key, port.to_string());
                 }
             }
         }

@@ -6,14 +6,15 @@ use crate::error::Result;
 use crate::eval::sockets;
 use crate::host::{namespace, observe, preflight};
 use crate::policy::settings::{Settings, Variant};
+use crate::policy::validate::Request;
 use crate::policy::{Families, Family};
 use crate::report::{Counter, Status};
 use crate::rules::RuleSet;
 use crate::rules::compile::compile;
 
 pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<Status> {
-    namespace::enter(settings)?;
-    let machine = super::machine(settings, environment)?;
+    namespace::enter(settings, false)?;
+    let machine = super::machine(settings, environment);
     let look = observe::look(&machine)?;
     preflight::readable(&look, settings.variant)?;
     let sockets = observe::sockets()?;
@@ -30,23 +31,27 @@ fn judge(observed: &Observed, only: Option<Variant>, sockets: &[sockets::Socket]
             notes.push(format!("chain {chain} belongs to {mesh}, which captures this namespace"));
         }
     }
-    let variants = Variant::ALL.into_iter().filter(|variant| only.is_none_or(|only| only == *variant));
-    let variants: Vec<Variant> =
-        variants.filter(|variant| ownership::holds_ours(&observed.of(*variant))).collect();
+    let holding: Vec<Variant> =
+        Variant::ALL.into_iter().filter(|variant| ownership::holds_ours(&observed.of(*variant))).collect();
+    let (variants, others): (Vec<_>, Vec<_>) =
+        holding.into_iter().partition(|variant| only.is_none_or(|only| only == *variant));
+    notes.extend(others.iter().map(|other| format!("{other}, which was not asked for, holds rules of ours")));
     if variants.len() > 1 {
         notes.push("both iptables hold rules of ours: a move was interrupted, apply again".to_owned());
     }
     // The last one, nft, is where an interrupted move goes to unless told otherwise.
     let Some(variant) = variants.last().copied() else { return Status::Nothing { notes } };
     let rules = observed.of(variant);
-    let Some(request) = recover::request(&rules) else { return Status::Unknown { variants, notes } };
+    notes.extend(ownership::ahead(&rules));
     let families = if has_ours(&rules, Family::V6) { Families::Both } else { Families::V4 };
     if families == Families::V4 && observed.ipv6 {
         notes.push("IPv6 is not captured, although the namespace has an IPv6 stack".to_owned());
     }
-    let wanted = compile(&request.policy, request.layout, families);
+    let Some((request, whole)) = policy_of(&rules, variant, families, observed) else {
+        return Status::Unknown { variants, notes };
+    };
     Status::Captured {
-        whole: plan::plan(&wanted, variant, observed).is_empty(),
+        whole,
         counters: counters(&rules),
         older: sockets::older(sockets, &request.policy),
         layout: request.layout,
@@ -57,9 +62,32 @@ fn judge(observed: &Observed, only: Option<Variant>, sockets: &[sockets::Socket]
     }
 }
 
+/// The policy that the rules say, and whether they are exactly its rules. Where the families say different ones
+/// (an interrupted run), it is that of the first family that says one.
+fn policy_of(
+    rules: &RuleSet,
+    variant: Variant,
+    families: Families,
+    observed: &Observed,
+) -> Option<(Request, bool)> {
+    let both = recover::request(rules);
+    let whole = both.as_ref().is_some_and(|request| {
+        let wanted = compile(&request.policy, request.layout, families);
+        plan::plan(&wanted, variant, observed).is_empty()
+    });
+    if whole {
+        return both.map(|request| (request, true));
+    }
+    let alone = Family::both().find_map(|family| recover::request(&of_family(rules, family)));
+    alone.or(both).map(|request| (request, false))
+}
+
+fn of_family(rules: &RuleSet, family: Family) -> RuleSet {
+    RuleSet { chains: rules.chains.iter().filter(|chain| chain.family == family).cloned().collect() }
+}
+
 fn has_ours(rules: &RuleSet, family: Family) -> bool {
-    let chains = rules.chains.iter().filter(|chain| chain.family == family).cloned().collect();
-    ownership::holds_ours(&RuleSet { chains })
+    ownership::holds_ours(&of_family(rules, family))
 }
 
 /// Counters of our rules, summed per clause and family, in the order of the rules.

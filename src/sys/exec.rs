@@ -4,7 +4,7 @@
 //! Each child is its own process group and gets SIGKILL when this
 //! process dies (prctl(2), `PR_SET_PDEATHSIG`), so a killed run cannot commit something later on.
 
-#![expect(unsafe_code, reason = "pre_exec and pidfd_open have no safe wrapper")]
+#![expect(unsafe_code, reason = "pre_exec, pidfd_open and close_range have no safe wrapper")]
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -19,8 +19,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getppid};
-
-use crate::error::{Error, Result};
 
 /// The most that a program may print: a ruleset of a million rules fits.
 const OUTPUT_LIMIT: usize = 256 << 20;
@@ -49,6 +47,10 @@ pub enum Ending {
     TimedOut(Duration),
     /// It printed more than is sensible and was killed.
     TooMuch,
+    /// It could not be started; the complaint says why.
+    NotStarted,
+    /// It was started and could not be watched to its end, so it was killed; the complaint says why.
+    Lost,
 }
 
 /// What came of a program.
@@ -63,6 +65,10 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    fn failed(ending: Ending, why: &str) -> Outcome {
+        Outcome { ending, stdout: String::new(), stderr: why.to_owned() }
+    }
+
     /// Whether it returned 0.
     #[must_use]
     pub fn succeeded(&self) -> bool {
@@ -71,38 +77,56 @@ impl Outcome {
 }
 
 /// Runs `chains` at the same time, and the programs of a chain one after the other until one does not succeed.
-/// Each program has until `deadline`. The outcomes of a chain are those of the programs that were run.
+/// Each program has until `deadline`. The outcomes of a chain are those of the programs that were tried: whatever
+/// goes wrong is an outcome, so that the caller always knows what may have been done.
 ///
 /// A chain has a thread of its own, which lives as long as its children: the death signal that they get is
 /// bound to the thread that started them.
-///
-/// # Errors
-/// A program cannot be started.
-pub fn run_chains(chains: &[Vec<Program>], deadline: Duration) -> Result<Vec<Vec<Outcome>>> {
-    let Some((last, others)) = chains.split_last() else { return Ok(Vec::new()) };
+#[must_use]
+pub fn run_chains(chains: &[Vec<Program>], deadline: Duration) -> Vec<Vec<Outcome>> {
+    let Some((last, others)) = chains.split_last() else { return Vec::new() };
     std::thread::scope(|scope| {
-        let others: Vec<_> = others.iter().map(|chain| scope.spawn(|| run_chain(chain, deadline))).collect();
+        let start =
+            |chain| std::thread::Builder::new().spawn_scoped(scope, move || run_chain(chain, deadline));
+        let started: Vec<_> = others.iter().map(|chain| (chain, start(chain))).collect();
         let last = run_chain(last, deadline);
-        let others = others.into_iter().map(|thread| {
-            thread.join().unwrap_or_else(|_| Err(Error::refused("running a program: its thread panicked")))
+        let others = started.into_iter().map(|(chain, thread)| match thread {
+            Ok(thread) => {
+                thread.join().unwrap_or_else(|_| vec![Outcome::failed(Ending::Lost, "its thread panicked")])
+            }
+            // No thread to be had: one after the other then.
+            Err(_) => run_chain(chain, deadline),
         });
         others.chain([last]).collect()
     })
 }
 
-fn run_chain(chain: &[Program], deadline: Duration) -> Result<Vec<Outcome>> {
+fn run_chain(chain: &[Program], deadline: Duration) -> Vec<Outcome> {
     let mut outcomes = Vec::with_capacity(chain.len());
     for program in chain {
-        let mut running = Running::start(program)?;
-        running.drain(Instant::now() + deadline)?;
-        let outcome = running.finish(deadline)?;
+        let outcome = match Running::start(program) {
+            Err(why) => Outcome::failed(Ending::NotStarted, &why),
+            Ok(mut running) => {
+                match running.drain(Instant::now() + deadline).and_then(|()| running.finish(deadline)) {
+                    Err(why) => Outcome::failed(Ending::Lost, &why.to_string()),
+                    Ok(outcome) => outcome,
+                }
+            }
+        };
         let go_on = outcome.succeeded();
         outcomes.push(outcome);
         if !go_on {
             break;
         }
     }
-    Ok(outcomes)
+    outcomes
+}
+
+/// Keeps the descriptors that our caller left open from the programs that we run (close_range(2)).
+pub fn keep_descriptors() {
+    // SAFETY: the call takes three integers and marks descriptors; it closes none and touches no memory of ours.
+    // A kernel before 5.11 refuses it, and the descriptors stay as they were.
+    unsafe { nix::libc::syscall(nix::libc::SYS_close_range, 3, u32::MAX, nix::libc::CLOSE_RANGE_CLOEXEC) };
 }
 
 struct Running {
@@ -120,10 +144,9 @@ struct Pipe {
 }
 
 impl Running {
-    fn start(program: &Program) -> Result<Running> {
-        let failed = |what: &str, error: &dyn std::fmt::Display| {
-            Error::refused(format!("{} cannot be started: {what}: {error}", program.path.display()))
-        };
+    fn start(program: &Program) -> Result<Running, String> {
+        let failed =
+            |what: &str, error: &dyn std::fmt::Display| format!("cannot be started: {what}: {error}");
         let input = sealed(&program.input).map_err(|error| failed("its input", &error))?;
         let parent = nix::unistd::getpid();
         let mut command = Command::new(&program.path);
@@ -145,7 +168,7 @@ impl Running {
     }
 
     /// Reads what the program prints until it has ended, has printed too much, or time is up.
-    fn drain(&mut self, end: Instant) -> Result<()> {
+    fn drain(&mut self, end: Instant) -> std::io::Result<()> {
         while !self.exited && !self.too_much {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -158,7 +181,7 @@ impl Running {
             let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
             match poll(&mut fds, timeout) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                Err(error) => return Err(Error::refused(format!("poll: {error}"))),
+                Err(error) => return Err(error.into()),
             }
             // A pidfd becomes readable when its process ends (pidfd_open(2)).
             let ended = fds.first().and_then(PollFd::any).unwrap_or(false);
@@ -168,7 +191,7 @@ impl Running {
         Ok(())
     }
 
-    fn finish(mut self, deadline: Duration) -> Result<Outcome> {
+    fn finish(mut self, deadline: Duration) -> std::io::Result<Outcome> {
         // What is in the pipes when the program has ended is all that counts: a grandchild may keep them open.
         let timed_out = !self.exited && !self.too_much;
         self.out.read_available();
@@ -176,10 +199,7 @@ impl Running {
         if !self.exited {
             self.kill();
         }
-        let status = self
-            .child
-            .wait()
-            .map_err(|error| Error::refused(format!("a program cannot be waited for: {error}")))?;
+        let status = self.child.wait()?;
         let ending = match (timed_out, self.too_much, status.code(), status.signal()) {
             (true, _, _, _) => Ending::TimedOut(deadline),
             (_, true, _, _) => Ending::TooMuch,
@@ -280,7 +300,7 @@ mod tests {
     #[test]
     fn input_output_code_and_environment() {
         let programs = [vec![shell("cat; env >&2; exit 3", "text\n")], vec![shell("kill -9 $$", "")]];
-        let outcomes = run_chains(&programs, Duration::from_secs(10)).unwrap().concat();
+        let outcomes = run_chains(&programs, Duration::from_secs(10)).concat();
         assert_eq!(outcomes[0].ending, Ending::Exited(3));
         assert_eq!(outcomes[0].stdout, "text\n");
         assert!(outcomes[0].stderr.contains("ONLY=this"), "{}", outcomes[0].stderr);
@@ -299,7 +319,6 @@ mod tests {
             &[vec![shell("sleep 60 & sleep 60", "")], vec![shell("exit 0", "")]],
             Duration::from_millis(300),
         )
-        .unwrap()
         .concat();
         assert_eq!(outcomes[0].ending, Ending::TimedOut(Duration::from_millis(300)));
         assert_eq!(outcomes[1].ending, Ending::Exited(0));
@@ -310,17 +329,16 @@ mod tests {
     fn a_grandchild_that_keeps_the_pipes_does_not_hold_us() {
         let begin = Instant::now();
         let outcomes =
-            run_chains(&[vec![shell("echo done; sleep 20 & exit 0", "")]], Duration::from_secs(15))
-                .unwrap()
-                .concat();
+            run_chains(&[vec![shell("echo done; sleep 20 & exit 0", "")]], Duration::from_secs(15)).concat();
         assert_eq!((outcomes[0].ending, outcomes[0].stdout.as_str()), (Ending::Exited(0), "done\n"));
         assert!(begin.elapsed() < Duration::from_secs(10));
     }
 
     #[test]
-    fn a_missing_program_is_named() {
+    fn a_missing_program_is_an_outcome() {
         let missing = Program { path: "/nonexistent/tool".into(), ..shell("", "") };
-        let error = run_chains(&[vec![missing]], Duration::from_secs(1)).unwrap_err();
-        assert!(error.problem.contains("/nonexistent/tool"), "{error}");
+        let outcomes = run_chains(&[vec![missing]], Duration::from_secs(1)).concat();
+        assert_eq!(outcomes[0].ending, Ending::NotStarted);
+        assert!(outcomes[0].stderr.contains("No such file"), "{}", outcomes[0].stderr);
     }
 }

@@ -17,7 +17,7 @@ const PROC_LIMIT: u64 = 256 << 20;
 /// # Errors
 /// It cannot be read, is larger, or is no UTF-8.
 pub fn read(path: &Path) -> Result<String> {
-    let problem = |why: String| Error::new(Class::Usage, format!("{} {why}", path.display()));
+    let problem = |why: String| Error::new(Class::Usage, why);
     // A FIFO or a device would block or never end.
     let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
     let file = file.map_err(|error| problem(format!("cannot be read: {error}")))?;
@@ -41,7 +41,14 @@ pub fn read(path: &Path) -> Result<String> {
 /// # Errors
 /// It is there and cannot be read.
 pub fn read_system(path: &str) -> Result<Option<String>> {
-    let failed = |error| Error::refused(format!("{path} cannot be read: {error}"));
+    let failed = |error: std::io::Error| {
+        let problem = format!("{path} cannot be read: {error}");
+        if error.kind() == ErrorKind::PermissionDenied {
+            let error = Error::new(Class::Privilege, problem);
+            return error.remedy("run as uid 0: capabilities alone do not open root's files in /proc");
+        }
+        Error::refused(problem)
+    };
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),

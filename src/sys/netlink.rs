@@ -1,4 +1,4 @@
-//! The few questions to nf_tables that spare us a program: which tables and chains there are.
+//! The question to nf_tables that spares us a program: which tables there are.
 //!
 //! linux/netfilter/nfnetlink.h and nf_tables.h; netlink(7).
 

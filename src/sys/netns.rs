@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
@@ -34,9 +35,19 @@ pub fn open(path: &Path) -> Result<Netns> {
         Error::new(class, format!("the network namespace {} {why}", path.display()))
             .remedy("give a running process's id, or a path such as /run/netns/NAME")
     };
-    let file = File::open(path).map_err(|error| {
+    // A FIFO in its place would block.
+    let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
+    let file = file.map_err(|error| {
         let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
-        problem(if denied { Class::Privilege } else { Class::Host }, format!("cannot be opened: {error}"))
+        let error = problem(
+            if denied { Class::Privilege } else { Class::Host },
+            format!("cannot be opened: {error}"),
+        );
+        if denied {
+            error.remedy("run as root of the namespace's owner; another process's needs CAP_SYS_PTRACE")
+        } else {
+            error
+        }
     })?;
     let kind =
         fstatfs(&file).map_err(|error| problem(Class::Host, format!("cannot be looked at: {error}")))?;
@@ -47,7 +58,7 @@ pub fn open(path: &Path) -> Result<Netns> {
     Ok(Netns { file, path: path.to_owned(), identity: (stat.st_ino, stat.st_dev) })
 }
 
-/// The identity of the calling thread's namespace, or of PID 1's; `None` if /proc does not let us see it.
+/// The identity of the namespace at `of`; `None` if /proc does not let us see it.
 #[must_use]
 pub fn identity(of: &str) -> Option<Identity> {
     open(Path::new(of)).ok().map(|netns| netns.identity)
@@ -55,9 +66,6 @@ pub fn identity(of: &str) -> Option<Identity> {
 
 /// The calling thread's namespace.
 pub const OWN: &str = "/proc/thread-self/ns/net";
-/// The namespace of the first process that this /proc shows.
-pub const INIT: &str = "/proc/1/ns/net";
-
 impl Netns {
     /// Moves the calling thread there, for good.
     ///
@@ -82,5 +90,6 @@ impl Netns {
 /// tell inside a container, where PID 1 is the container's.
 #[must_use]
 pub fn is_initial() -> bool {
-    super::fs::exists("/proc/sys/net/core/dev_weight")
+    // Where /proc has no sysctls, nothing tells: then it is the host's until somebody says otherwise.
+    super::fs::exists("/proc/sys/net/core/dev_weight") || !super::fs::exists("/proc/sys/net/core")
 }

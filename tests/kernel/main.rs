@@ -26,15 +26,20 @@ mod failing;
 mod foreign;
 mod golden;
 mod harness;
+mod input;
 mod kill;
 mod link_local;
 mod listing;
+mod locks;
+mod namespace;
 mod observe;
+mod privilege;
 mod replace;
 mod scoped;
 mod scoped_order;
 mod self_check;
 mod telling;
+mod tools;
 mod wide;
 
 use std::process::ExitCode;
@@ -57,6 +62,11 @@ fn main() -> ExitCode {
         replace::cases(),
         kill::cases(),
         failing::cases(),
+        locks::cases(),
+        tools::cases(),
+        privilege::cases(),
+        namespace::cases(),
+        input::cases(),
     ];
     let checks = [self_check::checks(), listing::checks(), replace::checks(), kill::checks()];
     harness::main(&cases.into_iter().flatten().collect::<Vec<_>>(), checks.into_iter().flatten().collect())

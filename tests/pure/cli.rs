@@ -100,12 +100,17 @@ fn an_unknown_variable_of_ours_is_a_warning() {
     let run = mesh_init_with(&["plan", "--output", "json"], &variables).code(0);
     assert_eq!(run.stdout, plain, "stdout is for the answer");
     assert_eq!(run.stderr.lines().count(), 1, "{run}");
-    assert!(run.stderr.contains("WARN") && run.stderr.contains("MESH_INIT_PORT, MESH_INIT_SERVICE_HOST"), "{run}");
+    assert!(
+        run.stderr.contains("WARN") && run.stderr.contains("MESH_INIT_PORT, MESH_INIT_SERVICE_HOST"),
+        "{run}"
+    );
 }
 
 #[test]
 fn mode_none_makes_nothing() {
-    for args in [&["plan", "-m", "NONE"][..], &["plan", "--mode=none", "-z", "15006", "-b", "80", "-k", "tap0"]] {
+    for args in
+        [&["plan", "-m", "NONE"][..], &["plan", "--mode=none", "-z", "15006", "-b", "80", "-k", "tap0"]]
+    {
         assert_eq!(mesh_init(args).ok(), "# nothing to do\n", "{args:?}");
     }
 }

@@ -65,7 +65,10 @@ fn the_generator_the_files_and_the_program_agree() {
         let run = mesh_init(&words).code(0);
         for (what, seen) in [("the generator", &generated), ("the program", &run.stdout)] {
             if *seen != expected {
-                wrong.push_str(&format!("{name}: {what} differs from rules.txt\n{}", differences(&expected, seen)));
+                wrong.push_str(&format!(
+                    "{name}: {what} differs from rules.txt\n{}",
+                    differences(&expected, seen)
+                ));
             }
         }
     }

@@ -3,4 +3,5 @@
 mod cli;
 mod golden;
 mod layers;
+mod older;
 mod properties;

@@ -2,6 +2,8 @@
 
 use std::ffi::OsStr;
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::command::{MESH_INIT, Run, command};
 use super::netns::Netns;
@@ -60,6 +62,20 @@ impl Running {
     /// Whether it has not ended yet.
     pub(crate) fn still_runs(&mut self) -> bool {
         self.child.try_wait().expect("waiting for a child of ours").is_none()
+    }
+
+    /// Ends it if it has not ended after `patience`; whether it had.
+    pub(crate) fn finish_within(mut self, patience: Duration) -> Option<Run> {
+        let end = Instant::now() + patience;
+        while self.still_runs() {
+            if Instant::now() > end {
+                self.child.kill().expect("it still runs");
+                eprintln!("killed after {patience:?}: {}", self.finish());
+                return None;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Some(self.finish())
     }
 
     pub(crate) fn finish(self) -> Run {

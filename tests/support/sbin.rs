@@ -72,7 +72,9 @@ impl Drop for Sbin {
 /// A shell script with nothing but the usual folders in its PATH.
 pub(crate) fn write_script(path: &Path, script: &str) {
     let text = format!("#!/bin/sh\nPATH=/usr/bin:/bin\n{script}\n");
-    fs::write(path, text).and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755))).expect("a script");
+    fs::write(path, text)
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
+        .expect("a script");
 }
 
 /// All names under which a program of iptables is known: plain and of each variant.

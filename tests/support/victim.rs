@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use super::command::command;
@@ -97,11 +97,4 @@ fn wait_for_orphans() {
             Err(error) => panic!("waiting for orphans: {error}"),
         }
     }
-}
-
-/// Whether a child of ours has ended, without reaping it.
-pub(crate) fn has_ended(child: &Child) -> bool {
-    let pid = Pid::from_raw(i32::try_from(child.id()).expect("process numbers are small"));
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
-    waitid(Id::Pid(pid), flags).expect("waiting for a child of ours") != WaitStatus::StillAlive
 }

@@ -62,6 +62,15 @@ impl Ours {
         found
     }
 
+    /// The same without places: rules of ours in shared chains count wherever they stand.
+    #[must_use]
+    pub fn anywhere(mut self) -> Ours {
+        for hooked in self.hooks.values_mut().flatten() {
+            hooked.number = None;
+        }
+        self
+    }
+
     /// Whether there is nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -121,12 +130,16 @@ fn same_rules(have: &[Rule], want: &[Rule]) -> bool {
     have.len() == want.len() && have.iter().zip(want).all(|(have, want)| have.same(want))
 }
 
-/// The hooks are the same rules in the same order, and those that must stand first do.
+/// The hooks are the same rules in the same order, and those that must stand at a place do.
 fn same_hooks(have: &[Hooked], want: &[Hooked]) -> bool {
     have.len() == want.len()
         && have.iter().zip(want).enumerate().all(|(index, (have, want))| {
-            let placed =
-                want.rule.place == Place::Last || have.number.is_none_or(|number| number == index + 1);
+            let placed = match (want.number, want.rule.place) {
+                // An undo wants the very place.
+                (Some(number), _) => have.number == Some(number),
+                (None, Place::First) => have.number.is_none_or(|number| number == index + 1),
+                (None, Place::Last) => true,
+            };
             placed && have.rule.same(&want.rule)
         })
 }

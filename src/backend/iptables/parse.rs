@@ -1,6 +1,8 @@
 //! `iptables-save` text to rules. Anything printed that we do not model is kept as opaque text, so that a
 //! foreign rule is never mistaken for one that we understand.
 
+use std::collections::BTreeMap;
+
 use crate::policy::{Cidr, Family, Gid, IfName, Port, PortRange, Uid};
 use crate::rules::compile::PRIORITY_NAT_DST;
 use crate::rules::{Base, Chain, Hook, Match, Place, Protocol, Rule, RuleSet, Seen, Table, Test, Verdict};
@@ -17,41 +19,72 @@ pub struct Unreadable {
 /// Reads what `iptables-save`, with or without `-c`, prints for `family`.
 ///
 /// # Errors
-/// The first line that does not belong to the format.
+/// The first line that does not belong to the format, or a table whose end is missing.
 pub fn parse(family: Family, text: &str) -> Result<RuleSet, Unreadable> {
     let mut rules = RuleSet::default();
     let mut table: Option<Table> = None;
-    let mut start = 0;
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        let bad = || Unreadable { line: index + 1, text: line.to_owned() };
+    // Where the table's chains stand in `rules`, by name.
+    let mut chains: BTreeMap<String, usize> = BTreeMap::new();
+    let mut last = 0;
+    for (number, line) in lines(text) {
+        last = number;
+        let bad = || Unreadable { line: number, text: line.to_owned() };
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
         if let Some(name) = line.strip_prefix('*') {
-            table = Some(Table::from(name.trim()));
-            start = rules.chains.len();
+            table = Some(Table::from(name.trim_ascii()));
+            chains.clear();
         } else if line == "COMMIT" {
             table = None;
         } else if let Some(declared) = line.strip_prefix(':') {
             let table = table.clone().ok_or_else(bad)?;
-            let mut words = declared.split_whitespace();
+            let mut words = declared.split_ascii_whitespace();
             let (name, policy) = words.next().zip(words.next()).ok_or_else(bad)?;
             let base = base(&table, name, policy);
+            chains.insert(name.to_owned(), rules.chains.len());
             rules.chains.push(Chain { family, table, name: name.to_owned(), base, rules: Vec::new() });
         } else {
             let (counters, rest) = counters(line).ok_or_else(bad)?;
             let rest = rest.strip_prefix("-A ").ok_or_else(bad)?;
             let (name, spec) = rest.split_once(' ').unwrap_or((rest, ""));
-            let own = rules.chains.get(start..).unwrap_or_default();
-            let rule = rule(spec, counters, |target| own.iter().any(|chain| chain.name == target))
-                .ok_or_else(bad)?;
-            let chain =
-                rules.chains.iter_mut().skip(start).find(|chain| chain.name == name).ok_or_else(bad)?;
+            let rule = rule(spec, counters, |target| chains.contains_key(target)).ok_or_else(bad)?;
+            let chain = chains.get(name).and_then(|index| rules.chains.get_mut(*index)).ok_or_else(bad)?;
             chain.rules.push(rule);
         }
     }
-    Ok(rules)
+    match table {
+        Some(table) => Err(Unreadable { line: last, text: format!("the end of table {table} is missing") }),
+        None => Ok(rules),
+    }
+}
+
+/// The lines of `text`, each with its number; a quoted comment may hold newlines, which do not end a line.
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut rest = text;
+    let mut number = 0;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let (mut quoted, mut escaped, mut newlines) = (false, false, 1);
+        let comment = rest.starts_with('#');
+        let end = rest.find(|c: char| {
+            match c {
+                '\n' if !quoted => return true,
+                '\n' => newlines += 1,
+                '"' if !escaped && !comment => quoted = !quoted,
+                _ => {}
+            }
+            escaped = quoted && c == '\\' && !escaped;
+            false
+        });
+        let (line, after) = rest.split_at(end.unwrap_or(rest.len()));
+        rest = after.strip_prefix('\n').unwrap_or(after);
+        let first = number + 1;
+        number += newlines;
+        Some((first, line.trim_ascii()))
+    })
 }
 
 fn base(table: &Table, name: &str, policy: &str) -> Option<Base> {
@@ -89,7 +122,7 @@ fn words(line: &str) -> Option<Vec<String>> {
                 word.get_or_insert_default();
             }
             '\\' if quoted => word.get_or_insert_default().push(chars.next()?),
-            c if c.is_whitespace() && !quoted => words.extend(word.take()),
+            c if c.is_ascii_whitespace() && !quoted => words.extend(word.take()),
             c => word.get_or_insert_default().push(c),
         }
     }
@@ -262,6 +295,15 @@ mod tests {
             );
         }
         assert_eq!(output.rules.len(), lines.len());
+    }
+
+    #[test]
+    fn a_comment_may_hold_a_newline() {
+        let text = "*nat\n:O - [0:0]\n-A O -m comment --comment \"one\n-A O \\\" two\" -j ACCEPT\n# it\"s\n-A O -j DROP\nCOMMIT\n";
+        let rules = parse(Family::V4, text).unwrap();
+        assert_eq!(rules.chains[0].rules.len(), 2);
+        assert_eq!(rules.chains[0].rules[0].comment.as_deref(), Some("one\n-A O \" two"));
+        assert_eq!(rules.chains[0].rules[1].verdict, Verdict::Drop);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Rules to lines. A line is spelled exactly as `iptables-save` prints it, so that what `plan` shows is what a
 //! reader finds in the kernel afterwards.
 
-use crate::policy::PortRange;
+use crate::policy::{Cidr, PortRange};
 use crate::rules::{Match, Protocol, Rule, Test, Verdict};
 
 /// The lines of `rule` without `-A CHAIN`: a set becomes a line for each of its members.
@@ -23,6 +23,10 @@ pub fn spread(rule: &Rule) -> Vec<Rule> {
             }
             continue;
         }
+        // A whole family is no condition, and iptables-save prints none.
+        if singles.iter().any(is_everything) {
+            continue;
+        }
         let with = |rule: &Rule, single: &Test| {
             let mut rule = rule.clone();
             rule.matches.push(Match::is(single.clone()));
@@ -32,6 +36,10 @@ pub fn spread(rule: &Rule) -> Vec<Rule> {
             spread.iter().flat_map(|rule| singles.iter().map(move |single| with(rule, single))).collect();
     }
     spread
+}
+
+fn is_everything(test: &Test) -> bool {
+    matches!(test, Test::Source(nets) | Test::Destination(nets) if nets.iter().any(Cidr::is_everything))
 }
 
 fn singles(test: &Test) -> Vec<Test> {

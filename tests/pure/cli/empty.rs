@@ -48,7 +48,8 @@ fn ids_given_empty_are_none() {
 
 #[test]
 fn ranges_hold_both_ends_and_blanks_around_items_do_not_count() {
-    let plan = mesh_init(&["plan", "--uid-owner", "1338", "-b", "8000-8080, 9000-9000 ,1-2", "-o", "1-65535"]).ok();
+    let plan =
+        mesh_init(&["plan", "--uid-owner", "1338", "-b", "8000-8080, 9000-9000 ,1-2", "-o", "1-65535"]).ok();
     for (ports, lines) in [("8000:8080", 2), ("9000", 2), ("1:2", 2), ("1:65535", 2)] {
         assert_eq!(lines_with(&plan, &format!("--dport {ports} ")).len(), lines, "{ports} in\n{plan}");
     }

@@ -5,13 +5,12 @@ use serde_json::{Value, json};
 
 use super::program::{Files, mesh_init, mesh_init_with};
 
-const TEN: [&str; 20] = [
+const TEN: [&str; 19] = [
     "-p",
     "http",
     "-z",
     "65536",
-    "-g",
-    "-1",
+    "--proxy-gid=-1",
     "-m",
     "sideways",
     "-b",
@@ -110,12 +109,12 @@ fn values_that_are_no_values() {
     for (args, fault) in [
         (&["-p", "0"][..], "--proxy-port: \"0\" is not a port"),
         (&["-p", "65536"], "--proxy-port: \"65536\" is not a port"),
-        (&["-p", "-1"], "--proxy-port: \"-1\" is not a port"),
+        (&["--proxy-port=-1"], "--proxy-port: \"-1\" is not a port"),
         (&["-p", "+1"], "--proxy-port: \"+1\" is not a port"),
         (&["-p", "15001,15002"], "--proxy-port: \"15001,15002\" is not a port"),
         (&["-p", "1\u{661}"], "--proxy-port: \"1\u{661}\" is not a port"),
         (&["-p", ""], "--proxy-port: is empty"),
-        (&["-u", "4294967295"], "--proxy-uid: \"4294967295\" is not a user id"),
+        (&["-u", "1337,4294967295"], "--proxy-uid: \"4294967295\" is not a user id"),
         (&["-u", "1337,,1"], "--proxy-uid: \"1337,,1\" has an empty item"),
         (&["-u", "*"], "--proxy-uid: \"*\" cannot be everything here"),
         (&["-i", "*,10.0.0.0/8"], "--outbound-cidr: \"*\" stands beside other items"),
@@ -145,8 +144,8 @@ fn values_that_are_no_values() {
 fn flags_that_contradict_each_other() {
     let vm = ["plan", "--uid-owner", "1338"];
     for (args, fault) in [
-        (&["-b", "80", "-d", "81"][..], "--exclude-inbound: has no effect unless all inbound ports"),
-        (&["-d", "81"], "--exclude-inbound: has no effect unless all inbound ports"),
+        (&["-b", "80", "-d", "81"][..], "--exclude-inbound: \"81\" has no effect unless all inbound ports"),
+        (&["-d", "81"], "--exclude-inbound: \"81\" has no effect unless all inbound ports"),
         (&["-b", "15001"], "--inbound: \"15001\" is where captured traffic goes"),
         (&["-b", "15000-15010"], "--inbound: \"15001\" is where captured traffic goes"),
         (&["-b", "15006", "-z", "15006"], "--inbound: \"15006\" is where captured traffic goes"),
@@ -161,7 +160,7 @@ fn flags_that_contradict_each_other() {
 fn a_fault_does_not_bring_another() {
     for (args, fault) in [
         (&["-u", "no-such-user"][..], "--proxy-uid: \"no-such-user\""),
-        (&["-u", "-1"], "--proxy-uid: \"-1\" is not a user id"),
+        (&["--proxy-uid=-1"], "--proxy-uid: \"-1\" is not a user id"),
         (&["--layout", ""], "--layout: "),
         (&["--uid-owner", "1338", "-b", "http"], "--inbound: \"http\""),
         (&["--layout", "scoped", "--uid-owner", "no-such-user"], "--uid-owner: \"no-such-user\""),

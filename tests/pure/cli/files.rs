@@ -43,7 +43,9 @@ fn quoting_is_a_shells_and_nothing_is_executed() {
     let touch = path_text(&proof);
     let env = files.write(
         "shell.env",
-        format!("PROXY_UID=$(touch {touch})\nENVOY_PORT=`touch {touch}`\nA=1; touch {touch}\nB=$HOME\nnonsense\n"),
+        format!(
+            "PROXY_UID=$(touch {touch})\nENVOY_PORT=`touch {touch}`\nA=1; touch {touch}\nB=$HOME\nnonsense\n"
+        ),
     );
     let run = mesh_init(&["plan", "--env-file", &env]);
     let faults = run.faults();
@@ -57,10 +59,14 @@ fn quoting_is_a_shells_and_nothing_is_executed() {
 #[test]
 fn names_without_effect_are_a_warning() {
     let files = Files::new();
-    let env = files.write("sidecar.env", "ISTIO_CP_AUTH=MUTUAL_TLS\nISTIO_NAMESPACE=default\nENVOY_PORT=15001\n");
+    let env =
+        files.write("sidecar.env", "ISTIO_CP_AUTH=MUTUAL_TLS\nISTIO_NAMESPACE=default\nENVOY_PORT=15001\n");
     let run = mesh_init(&["plan", "--env-file", &env]).code(0);
     assert_eq!(run.stdout, mesh_init(&["plan"]).ok());
-    assert!(run.stderr.lines().count() == 1 && run.stderr.contains("ISTIO_CP_AUTH, ISTIO_NAMESPACE"), "{run}");
+    assert!(
+        run.stderr.lines().count() == 1 && run.stderr.contains("ISTIO_CP_AUTH, ISTIO_NAMESPACE"),
+        "{run}"
+    );
 }
 
 const JSON: &str = r#"{
@@ -146,7 +152,10 @@ fn what_a_policy_file_may_not_say() {
         let path = files.write(name, text);
         let run = mesh_init(&["plan", "--config", &path]);
         let faults = run.faults();
-        assert!(faults.len() == 1 && faults[0].starts_with(&path) && faults[0].contains("docs/json.md"), "{run}");
+        assert!(
+            faults.len() == 1 && faults[0].starts_with(&path) && faults[0].contains("docs/json.md"),
+            "{run}"
+        );
     }
 }
 

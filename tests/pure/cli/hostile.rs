@@ -14,7 +14,7 @@ const SMUGGLED: [&str; 8] = [
 ];
 
 /// Everything that takes a value, on the command line of a VM host.
-const FLAGS: [&str; 22] = [
+const FLAGS: [&str; 21] = [
     "-p",
     "-z",
     "-u",
@@ -35,7 +35,6 @@ const FLAGS: [&str; 22] = [
     "--iptables-variant",
     "--wait",
     "--output",
-    "--netns",
     "--dns-server",
 ];
 

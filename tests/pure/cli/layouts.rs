@@ -25,7 +25,20 @@ fn auto_takes_the_layout_that_the_flags_need() {
     for args in [
         &["--uid-owner", "1338"][..],
         &["--gid-owner", "1338", "-b", "8001"],
-        &["--uid-owner", "1338", "-z", "15006", "-x", "10.0.0.0/8", "-o", "25", "-c", "eth9", "-m", "redirect"],
+        &[
+            "--uid-owner",
+            "1338",
+            "-z",
+            "15006",
+            "-x",
+            "10.0.0.0/8",
+            "-o",
+            "25",
+            "-c",
+            "eth9",
+            "-m",
+            "redirect",
+        ],
         &["--layout", "scoped", "-i", "", "-b", "8001"],
     ] {
         assert_eq!(layout(args), "scoped", "{args:?}");
@@ -57,7 +70,8 @@ fn what_only_istios_present_layout_has_is_refused_by_name() {
     for (flag, value, long) in flags {
         let args: Vec<&str> = [flag, value].into_iter().filter(|word| !word.is_empty()).collect();
         let run = mesh_init(&[&["plan"], args.as_slice()].concat());
-        let told = format!("--{long}: needs the layout of today's istio-iptables");
+        let given = if value.is_empty() { "true" } else { value };
+        let told = format!("--{long}: {given:?} needs the layout of today's istio-iptables");
         assert!(run.faults().iter().any(|fault| fault.starts_with(&told)), "expected {told:?}, seen {run}");
     }
 }
@@ -68,9 +82,11 @@ fn several_are_refused_one_by_one_with_their_origins() {
     let env = files.write("sidecar.env", "# ports\nISTIO_INBOUND_PORTS=27017,3306,8080\n");
     let config = files.write("policy.json", r#"{"interfaces":{"reroute":["tap0"]}}"#);
     mesh_init(&["plan", "-z", "15006", "--env-file", &env, "--config", &config]).refused(&[
-        "--inbound-capture-port: needs the layout of today's istio-iptables",
-        &format!("{env}:2 ISTIO_INBOUND_PORTS: needs the layout of today's istio-iptables"),
-        &format!("{config} interfaces.reroute[0]: needs the layout of today's istio-iptables"),
+        "--inbound-capture-port: \"15006\" needs the layout of today's istio-iptables",
+        &format!(
+            "{env}:2 ISTIO_INBOUND_PORTS: \"27017,3306,8080\" needs the layout of today's istio-iptables"
+        ),
+        &format!("{config} interfaces.reroute[0]: \"tap0\" needs the layout of today's istio-iptables"),
     ]);
 }
 
@@ -80,16 +96,16 @@ fn a_forced_layout_refuses_what_it_has_no_rules_for() {
         (
             &["--layout", "classic", "-b", "80", "--uid-owner", "5"][..],
             &[
-                "--inbound: cannot be expressed by the classic layout",
-                "--uid-owner: cannot be expressed by the classic layout",
+                "--inbound: \"80\" cannot be expressed by the classic layout",
+                "--uid-owner: \"5\" cannot be expressed by the classic layout",
             ][..],
         ),
         (
             &["--uid-owner", "5", "-k", "tap0", "--owner-group", "7", "--redirect-dns=true"],
             &[
-                "--reroute-interface: cannot be expressed by the scoped layout",
-                "--owner-group: cannot be expressed by the scoped layout",
-                "--redirect-dns: cannot be expressed by the scoped layout",
+                "--reroute-interface: \"tap0\" cannot be expressed by the scoped layout",
+                "--owner-group: \"7\" cannot be expressed by the scoped layout",
+                "--redirect-dns: \"true\" cannot be expressed by the scoped layout",
             ],
         ),
         (

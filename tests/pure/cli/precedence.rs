@@ -141,8 +141,18 @@ fn a_single_value_twice_is_a_fault_and_a_list_is_joined() {
         assert!(faults.len() == 1 && faults[0].contains(&told), "expected {told:?}, seen {run}");
     }
     let joined = mesh_init(&["plan", "-u", "1,2,3", "-i", "10.0.0.0/8,172.16.0.0/12,fd00::/8"]).ok();
-    let apart =
-        ["plan", "-u", "1", "-i", "10.0.0.0/8", "-u", "2,3", "-i", "172.16.0.0/12", "--outbound-cidr=fd00::/8"];
+    let apart = [
+        "plan",
+        "-u",
+        "1",
+        "-i",
+        "10.0.0.0/8",
+        "-u",
+        "2,3",
+        "-i",
+        "172.16.0.0/12",
+        "--outbound-cidr=fd00::/8",
+    ];
     assert_eq!(mesh_init(&apart).ok(), joined);
     // Lists are joined within a source only.
     let run = mesh_init_with(&["plan", "-u", "1", "-u", "2"], &[("MESH_INIT_PROXY_UID", "3")]).ok();

@@ -59,13 +59,16 @@ impl Run {
         faults.collect()
     }
 
-    /// Requires exactly these faults, in order, each known by how it begins.
+    /// Requires exactly these faults, each known by how it begins, in any order.
     #[track_caller]
     pub(crate) fn refused(self, expected: &[&str]) {
-        let faults = self.faults();
-        let same = faults.len() == expected.len()
-            && faults.iter().zip(expected).all(|(fault, start)| fault.starts_with(start));
-        assert!(same, "expected faults {expected:#?}, seen {self}");
+        let mut left = self.faults();
+        for start in expected {
+            let at = left.iter().position(|fault| fault.starts_with(start));
+            let at = at.unwrap_or_else(|| panic!("expected the fault {start:?}, seen {self}"));
+            left.remove(at);
+        }
+        assert!(left.is_empty(), "expected no other fault than {expected:#?}, seen {self}");
         assert_eq!(self.stdout, "", "stdout is for the answer: {self}");
     }
 }

@@ -28,10 +28,18 @@ impl Role {
         args
     }
 
-    /// What the layout that the role chooses has rules for: `-p -u -g -i` of `proxy_init`; on a VM host all but
-    /// TPROXY, `-k`, owner groups, DNS, HBONE and dropping.
+    /// What the layout that the role chooses has rules for: `-p -u -g -i` of `proxy_init`; on a VM host, which an
+    /// owner makes of any, all but TPROXY, `-k`, owner groups, DNS, HBONE and dropping.
     fn expresses(self, key: Key) -> bool {
-        let pod = [Key::ProxyPort, Key::ProxyUid, Key::ProxyGid, Key::OutboundCidr, Key::Ipv6];
+        let any = [
+            Key::ProxyPort,
+            Key::ProxyUid,
+            Key::ProxyGid,
+            Key::OutboundCidr,
+            Key::Ipv6,
+            Key::UidOwner,
+            Key::GidOwner,
+        ];
         let vm = [
             Key::InboundCapturePort,
             Key::Mode,
@@ -41,10 +49,8 @@ impl Role {
             Key::OutboundPort,
             Key::ExcludeOutboundPort,
             Key::ExcludeInterface,
-            Key::UidOwner,
-            Key::GidOwner,
         ];
-        pod.contains(&key) || self == Role::Vm && vm.contains(&key)
+        any.contains(&key) || self == Role::Vm && vm.contains(&key)
     }
 }
 
@@ -87,10 +93,12 @@ fn value(key: Key) -> &'static str {
 
 /// The value, or the path of a file for options that take one.
 fn value_or_file(opt: &Opt, files: &Files) -> String {
-    match opt.key {
-        Key::EnvFile => files.write("some.env", "PROXY_UID=99\n"),
-        Key::Config => files.write("some.toml", "proxy.uids = [99]\n"),
-        key => value(key).to_owned(),
+    if opt.key == Key::EnvFile {
+        files.write("some.env", "PROXY_UID=99\n")
+    } else if opt.key == Key::Config {
+        files.write("some.toml", "proxy.uids = [99]\n")
+    } else {
+        value(opt.key).to_owned()
     }
 }
 
@@ -137,7 +145,10 @@ fn the_names_are_those_of_the_interface() {
     ];
     for (short, long) in names {
         let opt = OPTIONS.iter().find(|opt| opt.long == long);
-        assert!(opt.is_some_and(|opt| opt.short.map(String::from).as_deref() == Some(short)), "-{short} --{long}");
+        assert!(
+            opt.is_some_and(|opt| opt.short.map(String::from).as_deref() == Some(short)),
+            "-{short} --{long}"
+        );
     }
     for short in ['t', 'r'] {
         assert!(OPTIONS.iter().any(|opt| opt.short == Some(short)), "-{short}");
@@ -165,7 +176,11 @@ fn every_spelling_of_every_option_is_taken_or_refused_by_name() {
                         let named = faults.iter().any(|fault| {
                             fault.starts_with(&format!("--{}: ", opt.long)) && fault.contains("layout")
                         });
-                        assert!(named, "expected a fault of --{} that names the layout, seen {run}", opt.long);
+                        assert!(
+                            named,
+                            "expected a fault of --{} that names the layout, seen {run}",
+                            opt.long
+                        );
                         assert!(run.stdout.is_empty(), "{run}");
                     }
                     Part::Policy | Part::Making | Part::Looking => {
@@ -212,7 +227,10 @@ fn every_source_knows_every_option() {
             assert!(named, "expected a fault of {source}, seen {run}");
         };
         let variable = opt.variable();
-        compare(&format!("variable {variable}"), mesh_init_with(&args, &[(variable.as_str(), value.as_str())]));
+        compare(
+            &format!("variable {variable}"),
+            mesh_init_with(&args, &[(variable.as_str(), value.as_str())]),
+        );
         if opt.key != Key::EnvFile {
             for name in std::iter::once(variable.as_str()).chain(opt.istio) {
                 let path = files.write("one.env", format!("{name}='{value}'\n"));

@@ -27,9 +27,13 @@ pub(super) fn rules(args: &[String]) -> String {
     for (v6, family, program) in [(false, "IPv4", "iptables"), (true, "IPv6", "ip6tables")] {
         let wanted = Wanted { asked: &asked, v6, scoped };
         let lines = wanted.lines();
-        let left_out = v6 && asked.one("--ipv6", "auto") == "off" || asked.one("-m", "").eq_ignore_ascii_case("none");
+        let left_out =
+            v6 && asked.one("--ipv6", "auto") == "off" || asked.one("-m", "").eq_ignore_ascii_case("none");
         if !lines.is_empty() && !left_out {
-            text.push_str(&format!("# {family}: {program}-restore --noflush\n* nat\n{}COMMIT\n", lines.concat()));
+            text.push_str(&format!(
+                "# {family}: {program}-restore --noflush\n* nat\n{}COMMIT\n",
+                lines.concat()
+            ));
         }
     }
     if text.is_empty() { "# nothing to do\n".to_owned() } else { text }
@@ -104,7 +108,8 @@ impl Wanted<'_> {
         for (number, list) in row.lists.iter().enumerate() {
             let items = self.items(*list);
             let place = format!("{{{number}}}");
-            specs = specs.iter().flat_map(|spec| items.iter().map(|item| spec.replace(&place, item))).collect();
+            specs =
+                specs.iter().flat_map(|spec| items.iter().map(|item| spec.replace(&place, item))).collect();
         }
         specs
     }
@@ -119,8 +124,8 @@ impl Wanted<'_> {
             // There a network of the other family is enough for the chain to be there.
             false => self.asked.given("-i").is_some_and(|networks| !networks.is_empty()),
         };
-        let someone =
-            !self.scoped || !(self.items(List::OwnerUids).is_empty() && self.items(List::OwnerGids).is_empty());
+        let nobody = self.items(List::OwnerUids).is_empty() && self.items(List::OwnerGids).is_empty();
+        let someone = !self.scoped || !nobody;
         let inbound = self.asked.given("-b").unwrap_or_default();
         match when {
             When::Always => true,
@@ -151,7 +156,12 @@ impl Wanted<'_> {
 
     fn items(&self, list: List) -> Vec<String> {
         let ports = |name: &str| -> Vec<String> {
-            self.asked.list(name).iter().filter(|port| *port != "*").map(|port| port.replace('-', ":")).collect()
+            self.asked
+                .list(name)
+                .iter()
+                .filter(|port| *port != "*")
+                .map(|port| port.replace('-', ":"))
+                .collect()
         };
         let networks = |name: &str| -> Vec<String> {
             let networks = self.asked.list(name).into_iter().filter(|text| text != "*");
@@ -177,7 +187,8 @@ impl Wanted<'_> {
             List::CapturePorts => capture_ports(),
             List::ReservedPorts => {
                 let mut reserved = RESERVED.map(str::to_owned).to_vec();
-                reserved.extend(capture_ports().into_iter().filter(|port| !RESERVED.contains(&port.as_str())));
+                reserved
+                    .extend(capture_ports().into_iter().filter(|port| !RESERVED.contains(&port.as_str())));
                 reserved
             }
         }
@@ -186,7 +197,8 @@ impl Wanted<'_> {
 
 /// A network as `iptables-save` prints it, if it is of that family: host bits cleared, the length always there.
 fn network(text: &str, v6: bool) -> Option<String> {
-    let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
+    let (address, length) =
+        text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
     let length = |default: u32| length.map_or(default, |length| length.parse().expect("a prefix length"));
     match address.parse().expect("an address") {
         IpAddr::V4(address) if !v6 => {

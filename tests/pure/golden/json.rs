@@ -1,0 +1,138 @@
+//! One golden file for every kind of JSON. What needs a kernel is made here from the same types by hand: that a
+//! kernel fills them rightly is for the kernel tests.
+
+use mesh_init::backend::choose::Choice;
+use mesh_init::cli::{self, Parsed};
+use mesh_init::error::Error;
+use mesh_init::eval::sockets::Open;
+use mesh_init::input::Faults;
+use mesh_init::policy::settings::{Output, Variant};
+use mesh_init::policy::validate::{self, Request};
+use mesh_init::policy::{Facts, Families, Family, Layout, RuleId};
+use mesh_init::report::{Applied, Cleaned, Counter, Failure, Report, Status};
+use serde_json::Value;
+
+use super::{folder, read};
+use crate::cli::program::mesh_init;
+
+pub(super) fn golden(name: &str) -> String {
+    read(&folder("json").join(name))
+}
+
+fn request(args: &[&str]) -> Request {
+    let words = std::iter::once("mesh-init").chain(args.iter().copied());
+    match cli::parse(words.map(Into::into)) {
+        Parsed::Call { flags, .. } => {
+            validate::request(&flags, &Facts::default(), Faults::default()).expect("a valid request")
+        }
+        Parsed::Answer(text) | Parsed::Misuse(text) => panic!("{text}"),
+    }
+}
+
+#[track_caller]
+fn assert_golden(name: &str, report: &impl Report) {
+    let answer = report.answer(Output::Json);
+    assert_eq!(answer.stdout, golden(name), "{name}");
+    assert_eq!((answer.stderr.as_str(), answer.code), ("", 0), "{name}");
+}
+
+#[test]
+fn plan() {
+    let run = mesh_init(&["plan", "-i", "", "--ipv6", "off", "--output", "json"]);
+    assert_eq!(run.ok(), golden("plan.json"));
+}
+
+#[test]
+fn policy() {
+    #[rustfmt::skip]
+    let args = [
+        "plan", "-p", "15011", "-z", "15006", "-u", "1337", "-g", "1337,7", "-i", "10.0.0.0/8,fd00::/8",
+        "-q", "443,8000-8080", "-x", "10.1.0.0/16", "-o", "25,6000-6100", "--uid-owner", "1338,root",
+        "--gid-owner", "1340", "-b", "*", "-d", "9000", "-c", "eth1,veth+", "--ipv6", "on", "--output", "json",
+    ];
+    let plan: Value = serde_json::from_str(&mesh_init(&args).ok()).unwrap();
+    assert_eq!(format!("{:#}\n", plan["policy"]), golden("policy.json"));
+    // The file is input as well, and means the same.
+    let path = folder("json").join("policy.json");
+    let again = mesh_init(&["plan", "--config", path.to_str().unwrap(), "--output", "json"]).ok();
+    assert_eq!(serde_json::from_str::<Value>(&again).unwrap(), plan);
+}
+
+#[test]
+fn error() {
+    let run =
+        mesh_init(&["plan", "-p", "http", "--uid-owner", "5", "--layout", "classic", "--output", "json"]);
+    assert_eq!(run.code(64).stdout, golden("error.json"));
+    let error = Error::host("no usable iptables: iptables-restore and iptables-save were not found")
+        .remedy("install the iptables package in the image or on the host");
+    let answer = Failure::from(error).answer(Output::Json);
+    assert_eq!((answer.stdout, answer.code), (golden("error-run.json"), 69));
+}
+
+#[test]
+fn apply_and_clean() {
+    let applied = Applied {
+        policy: request(&["--uid-owner", "1338", "--inbound", "8001"]).policy,
+        layout: Layout::Scoped,
+        choice: Choice { variant: Variant::Nft, reason: "it is installed" },
+        families: Families::Both,
+        changed: vec!["IPv4: table nat of iptables-nft".into(), "IPv6: table nat of iptables-nft".into()],
+        open: 3,
+        notes: vec![],
+    };
+    assert_golden("apply.json", &applied);
+    let changed = vec!["IPv4: table nat of iptables-legacy".into()];
+    let notes =
+        vec!["IPv4: a rule before ours lets traffic past them: nat -A OUTPUT -o eth0 -j RETURN".into()];
+    assert_golden("clean.json", &Cleaned { changed, notes });
+}
+
+#[test]
+fn status() {
+    let counter = |id, packets, bytes| Counter { id, family: Family::V4, packets, bytes };
+    let captured = Status::Captured {
+        policy: Box::new(request(&["--uid-owner", "1338", "--inbound", "8001", "--ipv6", "off"]).policy),
+        layout: Layout::Scoped,
+        variant: Variant::Nft,
+        families: Families::V4,
+        whole: true,
+        counters: vec![counter(RuleId::OutboundHook, 12, 720), counter(RuleId::OutboundAll, 5, 300)],
+        older: Open { outbound: 2, inbound: 1 },
+        notes: vec!["IPv6 is not captured, although the namespace has an IPv6 stack".into()],
+    };
+    assert_golden("status.json", &captured);
+    assert_golden("status-nothing.json", &Status::Nothing { notes: Vec::new() });
+    let unknown = Status::Unknown {
+        variants: Variant::ALL.to_vec(),
+        notes: vec!["both iptables hold rules of ours: a move was interrupted, apply again".into()],
+    };
+    assert_golden("status-unknown.json", &unknown);
+}
+
+#[test]
+fn the_schema_comes_first_and_keys_are_in_camel_case() {
+    for entry in std::fs::read_dir(folder("json")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = read(&path);
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let kind = name.split('-').next().unwrap();
+        let schema = format!("{{\n  \"schema\": \"mesh-init/{kind}/v1\"");
+        assert!(text.starts_with(&schema), "{name}: expected it to begin with {schema}");
+        keys(&serde_json::from_str(&text).unwrap(), &mut |key| {
+            let camel = key.starts_with(|c: char| c.is_ascii_lowercase())
+                && key.chars().all(|c| c.is_ascii_alphanumeric());
+            assert!(camel, "{name}: {key}");
+        });
+    }
+}
+
+fn keys(value: &Value, check: &mut impl FnMut(&str)) {
+    match value {
+        Value::Object(members) => members.iter().for_each(|(key, value)| {
+            check(key);
+            keys(value, check);
+        }),
+        Value::Array(items) => items.iter().for_each(|item| keys(item, check)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}

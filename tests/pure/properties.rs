@@ -1,0 +1,25 @@
+//! What must hold for every policy, every state of a machine and every text, tried on random ones.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests fail by panicking"
+)]
+
+mod change;
+#[path = "../../fuzz/src/lib.rs"]
+mod fuzz;
+mod garbage;
+mod given;
+mod machine;
+mod policy;
+mod seeds;
+
+use proptest::test_runner::Config;
+
+/// So many cases, and no file of failures: a failing case goes to `fuzz/seeds` or becomes a test of its own.
+fn cases(cases: u32) -> Config {
+    Config { cases, failure_persistence: None, ..Config::default() }
+}

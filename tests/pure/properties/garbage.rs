@@ -1,0 +1,197 @@
+//! Texts that nobody would write: no parser panics, and what validates all the same has only rules of ours.
+
+use std::os::unix::ffi::OsStringExt;
+
+use mesh_init::cli;
+use mesh_init::eval::sockets;
+use mesh_init::input::{Faults, Key, OPTIONS, Origin, Raw, env};
+use mesh_init::policy::facts::{parse_ids, parse_resolvers};
+use mesh_init::policy::{Cidr, Gid, IfName, Mark, Port, PortRange, Uid};
+use proptest::prelude::*;
+use proptest::{collection, sample};
+
+use super::{cases, fuzz};
+
+/// What a text may be made of, so that some of it goes a long way into the parsers.
+const PIECES: [&str; 48] = [
+    "\n",
+    "\r\n",
+    " ",
+    "\t",
+    "=",
+    "'",
+    "\"",
+    "\\",
+    "#",
+    "$",
+    "`",
+    ",",
+    "*",
+    "-",
+    ":",
+    "/",
+    "!",
+    "{",
+    "}",
+    "[",
+    "]",
+    "\0",
+    "é",
+    "\u{202e}",
+    "0",
+    "1",
+    "80",
+    "65536",
+    "10.0.0.0/8",
+    "fd00::/8",
+    "127.0.0.1",
+    "eth0",
+    "+",
+    "root",
+    "-A OUTPUT -j ACCEPT",
+    "-j",
+    "-m",
+    "--comment",
+    "*nat",
+    "COMMIT",
+    ":OUTPUT ACCEPT [0:0]",
+    "-A OUTPUT",
+    "ISTIO_REDIRECT",
+    "-p tcp",
+    "--dport",
+    "MESH_INIT_PROXY_PORT",
+    "ISTIO_SERVICE_CIDR",
+    "export ",
+];
+
+fn text() -> impl Strategy<Value = String> {
+    let pieces = collection::vec(sample::select(PIECES.to_vec()), 0..40).prop_map(|pieces| pieces.concat());
+    prop_oneof![any::<String>(), "[ -~\n\t]{0,200}", pieces]
+}
+
+/// An item of a list: good, or as good as one with something behind, before or inside it.
+fn item() -> impl Strategy<Value = String> {
+    let good = sample::select(vec![
+        "80",
+        "8000-8080",
+        "10.0.0.0/8",
+        "fd00::/8",
+        "eth0",
+        "veth+",
+        "1338",
+        "root",
+        "*",
+        "",
+    ]);
+    let evil = sample::select(vec![
+        "",
+        "",
+        "",
+        "",
+        "\n-j ACCEPT",
+        " -j ACCEPT",
+        "\n",
+        "\t",
+        "\"",
+        ",",
+        "\0",
+        "\u{a0}",
+        ";id",
+    ]);
+    (evil.clone(), good, evil).prop_map(|(before, good, after)| format!("{before}{good}{after}"))
+}
+
+/// Values for options of a policy, from a flag, right or wrong.
+fn raw() -> impl Strategy<Value = Raw> {
+    let key = sample::select(OPTIONS.iter().map(|opt| opt.key).collect::<Vec<Key>>());
+    let value = collection::vec(item(), 0..3).prop_map(|items| items.join(","));
+    collection::vec((key, value), 0..6).prop_map(|given| {
+        let mut raw = Raw::default();
+        for (key, value) in given {
+            raw.set(key, value, Origin::Flag("some-flag"));
+        }
+        raw
+    })
+}
+
+proptest! {
+    #![proptest_config(cases(2048))]
+
+    #[test]
+    fn files_and_tables(text in text()) {
+        fuzz::iptables_save(text.as_bytes());
+        fuzz::env_file(text.as_bytes());
+        let lines = text.lines().count();
+        let read = [sockets::parse(&text).len(), parse_ids(&text).len(), parse_resolvers(&text).len()];
+        prop_assert!(read.iter().all(|read| *read <= lines), "{:?} out of {} lines", read, lines);
+    }
+
+    #[test]
+    fn values(text in text()) {
+        // What is taken must print as something that is taken as the same.
+        if let Ok(cidr) = text.parse::<Cidr>() {
+            prop_assert_eq!(cidr.to_string().parse(), Ok(cidr));
+        }
+        if let Ok(range) = text.parse::<PortRange>() {
+            prop_assert_eq!(range.to_string().parse(), Ok(range));
+        }
+        if let Ok(port) = text.parse::<Port>() {
+            prop_assert_eq!(port.to_string().parse(), Ok(port));
+        }
+        if let Ok(name) = text.parse::<IfName>() {
+            prop_assert_eq!(name.as_str(), &text);
+            prop_assert!(!text.contains(|c: char| c.is_whitespace() || c.is_control() || "\"'\\!,".contains(c)));
+        }
+        if let Ok(mark) = text.parse::<Mark>() {
+            prop_assert_eq!(mark.to_string().parse(), Ok(mark));
+        }
+        prop_assert!(!Cidr::was_truncated(&text) || text.parse::<Cidr>().is_ok());
+        if let Some(uid) = Uid::parse(&text) {
+            prop_assert_eq!(Uid::parse(&uid.to_string()), Some(uid));
+        }
+        if let Some(gid) = Gid::parse(&text) {
+            prop_assert_eq!(Gid::parse(&gid.to_string()), Some(gid));
+        }
+    }
+
+    #[test]
+    fn values_of_every_option(raw in raw()) {
+        fuzz::judge(&raw, Faults::default());
+    }
+
+    #[test]
+    fn command_lines(words in collection::vec(text(), 0..6), flags in collection::vec(sample::select(OPTIONS.iter().map(|opt| opt.long).collect::<Vec<_>>()), 0..6)) {
+        let flags = flags.iter().map(|long| format!("--{long}"));
+        // Flags and values by turns, as far as they go.
+        let mut line = Vec::new();
+        let mut words = words.into_iter();
+        for flag in flags {
+            line.push(flag);
+            line.extend(words.next());
+        }
+        line.extend(words);
+        fuzz::flags(line.join("\0").as_bytes());
+    }
+
+    #[test]
+    fn the_environment(name in prop_oneof![text(), text().prop_map(|text| format!("MESH_INIT_{text}"))], value in collection::vec(any::<u8>(), 0..20)) {
+        let variables = [(name.into(), std::ffi::OsString::from_vec(value))];
+        let mut faults = Faults::default();
+        let (raw, unknown) = env::parse(&variables, cli::Verb::Apply.parts(), &mut faults);
+        prop_assert!(raw.keys().count() + unknown.len() + faults.list().len() <= 1);
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(512))]
+
+    /// The seeds of config files with something changed.
+    #[test]
+    fn config_files(at in any::<sample::Index>(), cut in 0usize..20, put in prop_oneof![Just(String::new()), item()]) {
+        let seed = include_str!("../../../fuzz/seeds/config/scoped.json");
+        let at = at.index(seed.len());
+        let end = (at + cut).min(seed.len());
+        let put: String = put.chars().filter(|c| !c.is_control()).collect();
+        fuzz::config(format!("{}{put}{}", &seed[..at], &seed[end..]).as_bytes());
+    }
+}
