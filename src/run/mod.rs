@@ -38,8 +38,10 @@ pub fn main(words: Vec<OsString>, environment: &Environment) -> Answer {
         }
     };
     let given = input::gather(verb, flags, environment);
-    // What says only where to look or how to answer does not say that anything is to be captured.
-    let idle = given.raw.keys().all(|key| option(key).part != Part::Policy && key != Key::Layout);
+    // What says only where to look, how to answer or that a file is to be read does not say that anything is to be
+    // captured.
+    let says_nothing = [Key::Host, Key::EnvFile, Key::Config];
+    let idle = given.raw.keys().all(|key| option(key).part == Part::Looking || says_nothing.contains(&key));
     if !explicit && idle && given.faults.is_empty() {
         return Answer { stderr: cli::help(), code: 64, ..Answer::default() };
     }
