@@ -84,6 +84,8 @@ fn arguments(parts: &[Part]) -> Vec<Arg> {
             .help(opt.help)
             .help_heading(heading)
             .value_parser(ValueParser::string())
+            // "-1" is a wrong number, to be told beside the other faults, not an unknown flag.
+            .allow_negative_numbers(true)
             .action(ArgAction::Append);
         if let Some(short) = opt.short {
             argument = argument.short(short);

@@ -109,15 +109,16 @@ fn undo(done: &[Done<'_>], machine: &Machine, before: &Observed, error: Error) -
             break;
         }
     }
-    match observe::read(machine, &sources, &mut now) {
-        Ok(()) if plan::same_ours(before, &now) => error,
-        Ok(()) | Err(_) => {
-            let problem =
-                format!("{}; and what had been changed could not be taken back whole", error.problem);
-            Error { problem, ..error }
-                .remedy("see mesh-init status, and run the command again or mesh-init clean")
-        }
-    }
+    let left = match observe::read(machine, &sources, &mut now) {
+        Ok(()) if plan::same_ours(before, &now) => return error,
+        Ok(()) => "and what had been changed could not be taken back whole".to_owned(),
+        Err(unread) => format!(
+            "and whether what had been changed was taken back could not be checked: {}",
+            unread.problem
+        ),
+    };
+    let problem = format!("{}; {left}", error.problem);
+    Error { problem, ..error }.remedy("see mesh-init status, and run the command again or mesh-init clean")
 }
 
 /// What a tool's refusal means. The words are those of iptables 1.6 to 1.8, both variants.

@@ -1,8 +1,8 @@
 //! Reading what is there. Never creates a table: only tables that the kernel lists are read.
 
 use super::machine::{self, Machine};
-use crate::backend::Observed;
 use crate::backend::iptables::parse;
+use crate::backend::{Observed, ownership};
 use crate::error::{Error, Result};
 use crate::eval::sockets::{self, Socket};
 use crate::policy::Family;
@@ -20,6 +20,8 @@ pub struct Look {
     pub observed: Observed,
     /// Variants that have tables here which cannot be read, and why.
     pub unreadable: Vec<(Variant, Family, &'static str)>,
+    /// A chain of ours among what cannot be read, if the kernel lists one.
+    pub unreadable_ours: Option<String>,
 }
 
 /// Looks at everything. A namespace without tables is recognised without running any program.
@@ -27,8 +29,8 @@ pub struct Look {
 /// # Errors
 /// A table exists and its program fails, or prints something unreadable.
 pub fn look(machine: &Machine) -> Result<Look> {
-    let mut look =
-        Look { observed: Observed { ipv6: has_ipv6(), ..Observed::default() }, unreadable: Vec::new() };
+    let observed = Observed { ipv6: has_ipv6(), ..Observed::default() };
+    let mut look = Look { observed, ..Look::default() };
     let (readable, without): (Vec<_>, Vec<_>) =
         with_tables()?.into_iter().partition(|source| machine.tools.contains_key(source));
     let without =
@@ -42,6 +44,10 @@ pub fn look(machine: &Machine) -> Result<Look> {
             true => look.unreadable.push((source.0, source.1, INCOMPATIBLE)),
             false => absorb(*source, outcome, &mut look.observed)?,
         }
+    }
+    if look.unreadable.iter().any(|(variant, ..)| *variant == Variant::Nft) {
+        let chains = netlink::nft_chains()?.into_iter();
+        look.unreadable_ours = chains.map(|chain| chain.name).find(|name| ownership::is_our_chain(name));
     }
     Ok(look)
 }

@@ -25,10 +25,14 @@ pub fn not_the_host(layout: Layout, settings: &Settings, hosts_own: bool) -> Res
 /// Rules that cannot be read cannot be judged: ours may be among them.
 ///
 /// # Errors
-/// There are some, and the caller has not chosen the other variant.
+/// There are some, and the caller has not chosen the other variant, or the kernel lists a chain of ours among them.
 pub fn readable(look: &Look, asked: Option<Variant>) -> Result<()> {
     for (variant, family, why) in &look.unreadable {
         let problem = format!("there are {family} tables of {variant} that cannot be read: {why}");
+        if let (Variant::Nft, Some(chain)) = (variant, &look.unreadable_ours) {
+            return Err(Error::host(format!("{problem}; chain {chain} is among them"))
+                .remedy("move the native rules to a table of another name, then run the command again"));
+        }
         if asked.is_none_or(|asked| asked == *variant) {
             return Err(Error::host(problem).remedy(format!(
                 "install the iptables package that has {variant}-save or move native rules to a table of another name, or choose the other iptables with --iptables-variant"

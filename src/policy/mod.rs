@@ -245,6 +245,9 @@ impl fmt::Display for CapturePolicy {
         if !exclude_ports.is_empty() {
             write!(f, " except port {exclude_ports}")?;
         }
+        if !self.interfaces.exclude.is_empty() {
+            write!(f, " except by {}", list(&self.interfaces.exclude))?;
+        }
         write!(f, " -> {}; inbound ", self.proxy.port)?;
         match &self.inbound {
             Inbound::AllExcept(ports) => {

@@ -201,7 +201,7 @@ impl<'a> Values<'a> {
             }
             name
         });
-        these(list)
+        unique(these(list))
     }
 
     pub(super) fn addresses(&mut self, key: Key) -> Option<Vec<IpAddr>> {
@@ -214,7 +214,7 @@ impl<'a> Values<'a> {
         });
         match list {
             Listed::Absent => None,
-            list @ (Listed::All | Listed::These(_)) => Some(these(list)),
+            list @ (Listed::All | Listed::These(_)) => Some(unique(these(list))),
         }
     }
 
@@ -234,7 +234,7 @@ impl<'a> Values<'a> {
         self.ids(key, wildcard, "group", "/etc/group", Gid::parse, by_name)
     }
 
-    fn ids<T: Ord + Copy>(
+    fn ids<T: Ord + Clone>(
         &mut self,
         key: Key,
         wildcard: bool,
@@ -275,7 +275,7 @@ fn these<T>(list: Listed<T>) -> Vec<T> {
     }
 }
 
-fn unique<T: Ord + Copy>(items: Vec<T>) -> Vec<T> {
+fn unique<T: Ord + Clone>(items: Vec<T>) -> Vec<T> {
     let mut seen = BTreeSet::new();
-    items.into_iter().filter(|item| seen.insert(*item)).collect()
+    items.into_iter().filter(|item| seen.insert(item.clone())).collect()
 }

@@ -145,8 +145,9 @@ struct Pipe {
 
 impl Running {
     fn start(program: &Program) -> Result<Running, String> {
-        let failed =
-            |what: &str, error: &dyn std::fmt::Display| format!("cannot be started: {what}: {error}");
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            format!("{} cannot be started: {what}: {error}", program.path.display())
+        };
         let input = sealed(&program.input).map_err(|error| failed("its input", &error))?;
         let parent = nix::unistd::getpid();
         let mut command = Command::new(&program.path);

@@ -320,14 +320,18 @@ fn smuggled_by_every_option() {
             refused(by_variable, opt, &format!("variable {}: ", opt.variable()));
             fs::write("/run/bad.env", format!("{}='{value}'\n", opt.variable())).expect("a file in /run");
             let line = format!("/run/bad.env:1 {}: ", opt.variable());
-            refused(captured.call(&["--env-file", "/run/bad.env"]), opt, &line);
+            refused(captured.call(&["apply", "--env-file", "/run/bad.env"]), opt, &line);
             tried += 3;
             if let Some(path) = opt.config {
                 let text = serde_json::Value::from(value).to_string();
                 let text = if opt.kind == Kind::List { format!("[{text}]") } else { text };
                 let text = path.rsplit('.').fold(text, |inner, key| format!("{{\"{key}\":{inner}}}"));
                 fs::write("/run/bad.json", text).expect("a file in /run");
-                refused(captured.call(&["--config", "/run/bad.json"]), opt, &format!("/run/bad.json {path}"));
+                refused(
+                    captured.call(&["apply", "--config", "/run/bad.json"]),
+                    opt,
+                    &format!("/run/bad.json {path}"),
+                );
                 tried += 1;
             }
         }

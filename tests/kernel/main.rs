@@ -18,6 +18,7 @@ mod support;
 
 mod again;
 mod ambient;
+mod beside;
 mod child;
 mod classic;
 mod clean;
@@ -34,12 +35,15 @@ mod locks;
 mod namespace;
 mod observe;
 mod privilege;
+mod regressions;
 mod replace;
 mod scoped;
 mod scoped_order;
 mod self_check;
+mod status;
 mod telling;
 mod tools;
+mod undo;
 mod wide;
 
 use std::process::ExitCode;
@@ -67,6 +71,10 @@ fn main() -> ExitCode {
         privilege::cases(),
         namespace::cases(),
         input::cases(),
+        beside::cases(),
+        regressions::cases(),
+        undo::cases(),
+        status::cases(),
     ];
     let checks = [self_check::checks(), listing::checks(), replace::checks(), kill::checks()];
     harness::main(&cases.into_iter().flatten().collect::<Vec<_>>(), checks.into_iter().flatten().collect())

@@ -72,8 +72,20 @@ fn more_items_than_a_multiport_match_holds_are_all_there() {
 
 #[test]
 fn an_item_twice_is_one_rule() {
-    let once = mesh_init(&["plan", "-u", "7", "-i", "10.0.0.0/8"]).ok();
-    assert_eq!(mesh_init(&["plan", "-u", "7,7", "-i", "10.0.0.0/8,10.0.0.0/8"]).ok(), once);
+    for (flag, item) in [
+        ("-u", "7"),
+        ("-g", "7"),
+        ("-i", "10.0.0.0/8"),
+        ("-x", "10.0.0.0/8"),
+        ("-q", "80-90"),
+        ("-o", "80"),
+        ("-b", "80"),
+        ("-c", "eth0"),
+        ("--gid-owner", "7"),
+    ] {
+        let plan = |value: &str| mesh_init(&["plan", "--uid-owner", "1338", flag, value]).ok();
+        assert_eq!(plan(&format!("{item},{item}")), plan(item), "{flag}");
+    }
 }
 
 #[test]

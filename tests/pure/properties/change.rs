@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_init::backend::ownership::{is_our_chain, is_our_rule};
+use mesh_init::backend::ownership::is_our_rule;
 use mesh_init::backend::plan::{self, Plan, Purpose};
 use mesh_init::policy::settings::Variant;
 use mesh_init::policy::{Families, Family};
@@ -15,6 +15,18 @@ use proptest::{collection, sample};
 use super::cases;
 use super::given::{self, Args};
 use super::machine::{Content, Machine, target};
+
+/// The chains that `proxy_init` and istio-iptables have made through their history.
+const OUR_CHAINS: [&str; 8] = [
+    "ISTIO_DIVERT",
+    "ISTIO_DROP",
+    "ISTIO_INBOUND",
+    "ISTIO_IN_REDIRECT",
+    "ISTIO_OUTPUT",
+    "ISTIO_OUTPUT_DNS",
+    "ISTIO_REDIRECT",
+    "ISTIO_TPROXY",
+];
 
 /// Somebody else's chains; the second begins as ours do.
 const FOREIGN_CHAINS: [&str; 4] = ["DOCKER_OUTPUT", "ISTIO_OUTPUT_OLD", "KUBE-SERVICES", "cali-nat"];
@@ -78,6 +90,10 @@ fn wanted() -> impl Strategy<Value = RuleSet> {
 fn rules(args: &Args, families: Families) -> RuleSet {
     let request = given::request(args);
     compile(&request.policy, request.layout, families)
+}
+
+fn is_our_chain(name: &str) -> bool {
+    OUR_CHAINS.contains(&name)
 }
 
 fn is_ours(rule: &str) -> bool {
@@ -172,8 +188,28 @@ fn alone(wanted: &RuleSet, variant: Variant) -> Machine {
     machine
 }
 
+/// The rules of `wanted` are on `machine`, before everybody else's where they must be.
+fn there(machine: &Machine, variant: Variant, wanted: &RuleSet) -> Result<(), TestCaseError> {
+    let alone = alone(wanted, variant);
+    for (key, content) in alone.0.iter().filter(|(_, content)| !our_part(content).is_empty()) {
+        prop_assert_eq!(our_part(&machine.0[key]), our_part(content), "{:?}", key);
+        for chain in SHARED_CHAINS {
+            let (Some(hooks), Some(seen)) = (content.chains.get(chain), machine.0[key].chains.get(chain))
+            else {
+                continue;
+            };
+            // The comments of the layout that goes first are its own.
+            if hooks.iter().any(|rule| rule.contains("\"mesh-init:")) {
+                prop_assert!(seen.starts_with(hooks), "{chain}: expected {hooks:?} first, seen {seen:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The rules of ours on `machine` are those of `wanted` and no others.
 fn holds(machine: &Machine, variant: Variant, wanted: &RuleSet) -> Result<(), TestCaseError> {
+    there(machine, variant, wanted)?;
     let alone = alone(wanted, variant);
     for (key, content) in &machine.0 {
         let expected = alone.0.get(key).map(our_part).unwrap_or_default();
@@ -194,10 +230,13 @@ proptest! {
     fn a_plan_leads_to_what_is_wanted_and_its_undo_back(
         (from, a) in (variant(), wanted()),
         (to, b) in (variant(), wanted()),
+        same in proptest::bool::weighted(0.25),
         others in foreign(),
         damage in damage(),
         stop in any::<sample::Index>(),
     ) {
+        // The same policy again, where only others or damage have moved something, is a case of its own.
+        let (to, b) = if same { (from, a.clone()) } else { (to, b) };
         let mut machine = machine(from, &a, &others);
         for content in machine.0.values_mut() {
             harm(content, &damage);
@@ -205,16 +244,13 @@ proptest! {
         let (before, foreign) = (machine.clone(), foreign_parts(&machine));
         let plan = plan::plan(&b, to, &machine.observe());
         for stage in &plan.stages {
+            // Make before break: before anything is removed, what is wanted is there.
+            if stage.purpose == Purpose::Remove {
+                there(&machine, to, &b)?;
+            }
             for step in &stage.steps {
                 machine.run(step).map_err(TestCaseError::fail)?;
                 prop_assert_eq!(foreign_parts(&machine), foreign.clone(), "{}", step);
-            }
-            // Make before break: once something is removed, what is wanted is there.
-            if stage.purpose == Purpose::Make {
-                let alone = alone(&b, to);
-                for (key, content) in alone.0.iter().filter(|(_, content)| !our_part(content).is_empty()) {
-                    prop_assert_eq!(our_part(&machine.0[key]), our_part(content), "{:?}", key);
-                }
             }
         }
         holds(&machine, to, &b)?;

@@ -1,14 +1,17 @@
 //! Texts that nobody would write: no parser panics, and what validates all the same has only rules of ours.
 
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStringExt;
 
+use mesh_init::backend::iptables::{parse, render};
 use mesh_init::cli;
 use mesh_init::eval::sockets;
 use mesh_init::input::{Faults, Key, OPTIONS, Origin, Raw, env};
 use mesh_init::policy::facts::{parse_ids, parse_resolvers};
-use mesh_init::policy::{Cidr, Gid, IfName, Mark, Port, PortRange, Uid};
+use mesh_init::policy::{Cidr, Family, Gid, IfName, Mark, Port, PortRange, Uid};
+use mesh_init::rules::{Test, Verdict};
 use proptest::prelude::*;
-use proptest::{collection, sample};
+use proptest::{collection, option, sample};
 
 use super::{cases, fuzz};
 
@@ -114,8 +117,94 @@ fn raw() -> impl Strategy<Value = Raw> {
     })
 }
 
+/// Conditions as `iptables-save` prints them, in its order; some are but nearly those that are modelled.
+const CONDITIONS: [&[&str]; 8] = [
+    &["-s 10.0.0.0/8", "! -s 10.0.0.0/8", "-s 10.0.0.0/255.0.255.0"],
+    &["-d 127.0.0.1/32", "! -d 127.0.0.1/32"],
+    &["-i eth0", "! -i eth+", "-o lo", "-i eth0 -o eth1"],
+    &[
+        "-p tcp",
+        "! -p tcp",
+        "-p udp",
+        "-p udp -m udp --dport 53",
+        "-p tcp -m tcp --dport 80",
+        "-p tcp -m tcp ! --dport 8000:8080",
+        "-p tcp -m tcp --sport 1:2 --dport 80 --tcp-flags FIN,SYN,RST,ACK SYN",
+        "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN",
+        "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK FIN",
+        "-p tcp -m tcp --tcp-flags SYN SYN",
+        "-p tcp -m tcp --tcp-option 5",
+        "-p tcp -m multiport --dports 80,443",
+        "-p sctp -m sctp --dport 80",
+        "-p icmp -m icmp --icmp-type 8",
+    ],
+    &[
+        "-m owner --uid-owner 1337",
+        "-m owner ! --uid-owner 1337",
+        "-m owner --uid-owner 1-2",
+        "-m owner --uid-owner 1 --gid-owner 2",
+        "-m owner --gid-owner 7 --suppl-groups",
+        "-m owner --socket-exists",
+    ],
+    &[
+        "-m addrtype --dst-type LOCAL",
+        "-m addrtype ! --dst-type LOCAL",
+        "-m addrtype --dst-type BROADCAST",
+        "-m addrtype --src-type LOCAL",
+        "-m addrtype --dst-type LOCAL --limit-iface-in",
+    ],
+    &["-m mark --mark 0x1/0xff", "-m conntrack --ctstate NEW", "-m state --state NEW"],
+    &[
+        "-m comment --comment word",
+        "-m comment --comment \"two words\"",
+        "-m comment --comment \"a \\\"b\\\" c\"",
+    ],
+];
+
+const TARGETS: [&str; 12] = [
+    "",
+    "-j ACCEPT",
+    "-j RETURN",
+    "-j DROP",
+    "-j REJECT --reject-with icmp-port-unreachable",
+    "-j CHAIN",
+    "-g CHAIN",
+    "-j REDIRECT --to-ports 15001",
+    "-j REDIRECT --to-ports 1-2",
+    "-j REDIRECT --to-ports 15001 --random",
+    "-j DNAT --to-destination 10.0.0.1:80",
+    "-j MARK --set-xmark 0x1/0xffffffff",
+];
+
+/// A rule as `iptables-save` prints it.
+fn printed() -> impl Strategy<Value = String> {
+    let conditions = CONDITIONS.map(|choices| option::of(sample::select(choices.to_vec())));
+    (conditions, sample::select(TARGETS.to_vec())).prop_map(|(conditions, target)| {
+        let words = conditions.into_iter().flatten().chain([target]).filter(|words| !words.is_empty());
+        words.collect::<Vec<_>>().join(" ")
+    })
+}
+
+/// The words of a line, each once: `-m owner` may be said once for two conditions.
+fn words(line: &str) -> BTreeSet<&str> {
+    line.split(' ').collect()
+}
+
 proptest! {
     #![proptest_config(cases(2048))]
+
+    /// What is read as understood says all that was printed: a condition that is nearly ours is not ours.
+    #[test]
+    fn a_printed_rule_is_understood_whole_or_opaque(line in printed()) {
+        let text = format!("*nat\n:CHAIN - [0:0]\n:HERE - [0:0]\n-A HERE {line}\nCOMMIT\n");
+        let rules = parse::parse(Family::V4, &text).map_err(|bad| TestCaseError::fail(bad.text))?;
+        let rule = &rules.chains[1].rules[0];
+        let opaque = matches!(rule.verdict, Verdict::Opaque(_))
+            || rule.matches.iter().any(|condition| matches!(condition.test, Test::Opaque(_)));
+        // A word is quoted where it need not be, which is the same word.
+        let rendered = render::specs(rule).join("\n").replace("\"word\"", "word");
+        prop_assert!(opaque || words(&rendered) == words(&line), "{line}\nrendered {rendered}\nread {rule:?}");
+    }
 
     #[test]
     fn files_and_tables(text in text()) {

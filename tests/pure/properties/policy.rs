@@ -89,3 +89,28 @@ fn a_policy_of_a_forced_layout_reads_back_in_that_layout() {
         assert_eq!(again.as_ref().map(|again| &again.policy), Ok(&request.policy), "{args:?}");
     }
 }
+
+/// The one line that a person reads leaves nothing out that decides what is captured.
+#[test]
+fn the_line_for_people_tells_every_option() {
+    let vm = ["--uid-owner", "1338", "-b", "*"];
+    for option in [
+        ["-p", "15011"],
+        ["-z", "15006"],
+        ["-u", "7"],
+        ["-g", "7"],
+        ["-d", "9000"],
+        ["-i", "10.0.0.0/8"],
+        ["-x", "10.0.0.0/8"],
+        ["-q", "80"],
+        ["-o", "80"],
+        ["-c", "eth0"],
+        ["--gid-owner", "7"],
+    ] {
+        let line = |args: &[&str]| {
+            let args: Vec<String> = args.iter().map(|word| (*word).to_owned()).collect();
+            given::request(&args).policy.to_string()
+        };
+        assert_ne!(line(&[vm.as_slice(), option.as_slice()].concat()), line(&vm), "{option:?}");
+    }
+}
