@@ -10,7 +10,7 @@ use super::{
 use crate::input::config::SCHEMA;
 
 /// The canonical form: the proxy's identity and the destinations always, every other key only where it says
-/// something other than the default, so that a policy reads back as itself and chooses the same layout.
+/// something other than the default, so that a policy reads back as itself under its layout.
 #[must_use]
 pub fn to_json(policy: &CapturePolicy) -> Value {
     let mut tree = Tree(Map::new());
