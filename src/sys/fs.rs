@@ -33,7 +33,9 @@ pub fn read(path: &Path) -> Result<String> {
     if read as u64 > LIMIT {
         return Err(problem(format!("is larger than {} MiB", LIMIT >> 20)));
     }
-    String::from_utf8(bytes).map_err(|_| problem("is not UTF-8".into()))
+    let text = String::from_utf8(bytes).map_err(|_| problem("is not UTF-8".into()))?;
+    // Editors of other systems put a byte order mark in front, which no format here knows.
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 /// Reads a file of the system, `None` if there is none.
