@@ -88,3 +88,18 @@ pub fn lockable(path: &str) -> bool {
     use nix::sys::stat::Mode;
     open(path, OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC, Mode::S_IRUSR | Mode::S_IWUSR).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_order_mark_is_no_text() {
+        let folder = tempfile::tempdir().unwrap();
+        for (bytes, text) in [(&b"\xef\xbb\xbfA=1\n"[..], "A=1\n"), (b"A=1\n", "A=1\n"), (b"", "")] {
+            let path = folder.path().join("file");
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(read(&path).unwrap(), text);
+        }
+    }
+}

@@ -409,7 +409,7 @@ fn files() {
         r#"--proxy-uid: "x""#,
     ];
     assert_eq!(judge(&run, &faults), None);
-    for text in ["", "{", "[]", "null", "{\"proxy\":{\"port\":15001}} {}", "\u{feff}{}"] {
+    for text in ["", "{", "[]", "null", "{\"proxy\":{\"port\":15001}} {}", "\u{feff}{"] {
         fs::write("/run/bad.json", text).expect("a file in /run");
         let run = captured.call(&["--config", "/run/bad.json"]).run();
         assert_eq!(judge(&run, &["/run/bad.json"]), None, "{text}");
