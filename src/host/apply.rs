@@ -14,6 +14,7 @@ use crate::sys::exec::{Ending, Outcome, Program};
 /// A step that was committed, or may have been.
 struct Done<'a> {
     step: &'a Restore,
+    purpose: Purpose,
     /// Its program said so; else it was killed at an unknown point.
     sure: bool,
 }
@@ -67,10 +68,10 @@ fn run_stage<'a>(
     for ((source, steps), outcomes) in steps_of.iter().zip(&outcomes) {
         for (step, outcome) in steps.iter().zip(outcomes) {
             match outcome.ending {
-                Ending::Exited(0) => done.push(Done { step, sure: true }),
+                Ending::Exited(0) => done.push(Done { step, purpose: stage.purpose, sure: true }),
                 Ending::Exited(_) | Ending::NotStarted => {}
                 Ending::Killed(_) | Ending::TimedOut(_) | Ending::TooMuch | Ending::Lost => {
-                    done.push(Done { step, sure: false });
+                    done.push(Done { step, purpose: stage.purpose, sure: false });
                 }
             }
             if !outcome.succeeded() {
@@ -94,18 +95,18 @@ fn writer(machine: &Machine, step: &Restore, text: &str) -> Result<Program> {
 
 /// Takes back what was done, last first, and looks whether it is gone.
 ///
-/// If taking back a removal is refused, what was made before it stays: it is all that captures now. A step whose
-/// program was killed is undone on suspicion, and an undo of what was not done is refused whole, so there only
-/// the look tells.
+/// If a removal cannot be taken back, what was made before it stays: it may be all that captures now. A step whose
+/// program was killed is undone on suspicion, and an undo of what was not done is refused whole; for what was made,
+/// only the look then tells.
 fn undo(done: &[Done<'_>], machine: &Machine, before: &Observed, error: Error) -> Error {
     let mut now = before.clone();
     let mut sources = Vec::new();
-    for Done { step, sure } in done.iter().rev().filter(|done| !done.step.undo.is_empty()) {
+    for Done { step, purpose, sure } in done.iter().rev().filter(|done| !done.step.undo.is_empty()) {
         let outcomes = writer(machine, step, &step.undo).map(|program| machine.run(&[vec![program]]));
         let undone = outcomes.is_ok_and(|outcomes| outcomes.iter().flatten().all(Outcome::succeeded));
         tracing::debug!(%step, undone, "undo");
         sources.push((step.variant, step.family));
-        if *sure && !undone {
+        if !undone && (*sure || *purpose == Purpose::Remove) {
             break;
         }
     }

@@ -16,6 +16,7 @@ use crate::support::wire::{HERE, THERE, two_hosts};
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Case::all_for_each_variant(&[
         ("undo::refused_twice", refused_twice),
+        ("undo::killed_after_removal", killed_after_removal),
         ("undo::no_start_of_restore", |variant| no_start(variant, "restore")),
         ("undo::no_start_of_save", |variant| no_start(variant, "save")),
     ]);
@@ -49,6 +50,27 @@ fn refused_twice(variant: Variant) {
         }
         run.code(1).says("no removal").says("could not be taken back");
     }
+}
+
+/// A move away from `variant` whose removals are committed and then killed, so that nobody knows, and whose undo is
+/// refused: the new rules are all that captures, and stay.
+fn killed_after_removal(variant: Variant) {
+    let (here, there) = two_hosts();
+    serve(&here, &there);
+    mesh_init(&here, &words((variant, CLASSIC))).ok();
+    let text = "text=$(cat)\nif printf '%s\\n' \"$text\" | grep -q '^-[AI]'; then echo no undo >&2; exit 1; fi\n\
+        printf '%s\\n' \"$text\" | $real \"$@\"\nkill -KILL $$";
+    let mut sbin = Sbin::new();
+    for family in Family::BOTH {
+        sbin = sbin.with(&variant.program(family, "restore"), text);
+    }
+    let run = mesh_init(&here, &words((variant.other(), CLASSIC)));
+    drop(sbin);
+    for family in Family::BOTH {
+        dial(&here, APP, THERE.port(family, 80)).captured_by("proxy");
+        dial(&there, APP, HERE.port(family, 80)).captured_by("proxy");
+    }
+    run.code(1).says("killed by signal 9").says("could not be taken back");
 }
 
 /// With the tools back, either command works.

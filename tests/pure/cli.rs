@@ -1,13 +1,5 @@
 //! The program as a user calls it, without any privilege: what it takes, refuses and says, and on which stream.
 
-#![allow(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::unwrap_used,
-    reason = "tests fail by panicking"
-)]
-
 mod empty;
 mod faults;
 mod files;

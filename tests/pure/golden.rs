@@ -4,14 +4,6 @@
 //! this file writes when `MESH_INIT_WRITE_GOLDEN` is set; it knows nothing of the compiler. `tests/golden/json` is
 //! written by hand. Neither is ever written from what the program prints.
 
-#![allow(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::unwrap_used,
-    reason = "tests fail by panicking"
-)]
-
 mod document;
 mod generator;
 mod json;

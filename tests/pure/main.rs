@@ -1,5 +1,13 @@
 //! Tests that need no privileges: values in, values out, and the program as a user calls it.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests fail by panicking"
+)]
+
 mod cli;
 mod golden;
 mod layers;

@@ -1,7 +1,5 @@
 //! Which open connections count as older than the capture.
 
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
-
 use mesh_init::eval::sockets::{ESTABLISHED, LISTEN, Socket, older};
 use mesh_init::input::{Faults, Key, Origin, Raw};
 use mesh_init::policy::{CapturePolicy, Facts, validate};

@@ -1,13 +1,5 @@
 //! What must hold for every policy, every state of a machine and every text, tried on random ones.
 
-#![allow(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::unwrap_used,
-    reason = "tests fail by panicking"
-)]
-
 mod change;
 #[path = "../../fuzz/src/lib.rs"]
 mod fuzz;
