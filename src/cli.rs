@@ -5,8 +5,9 @@ use std::ffi::OsString;
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::input::options::{Kind, OPTIONS, Part};
-use crate::input::{Raw, flags};
+use crate::input::istio::{FLAGS, Shape};
+use crate::input::options::{Key, Kind, OPTIONS, Part, option};
+use crate::input::{Origin, Raw, flags};
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,15 @@ impl Verb {
     }
 }
 
+/// A command line of `istio-iptables`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Istio {
+    /// The texts given for each long name.
+    pub flags: Vec<(&'static str, Vec<String>)>,
+    /// Options of our own that it takes beside upstream's.
+    pub extra: Raw,
+}
+
 /// A command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Parsed {
@@ -47,11 +57,16 @@ pub enum Parsed {
         /// Whether the verb was spelled out.
         explicit: bool,
     },
+    /// `istio-iptables`, by that name or as the first word.
+    Istio(Istio),
     /// Help or version, asked for.
     Answer(String),
     /// Nothing that can be understood.
     Misuse(String),
 }
+
+/// Options of our own that `istio-iptables` takes.
+const EXTRA: [Key; 4] = [Key::Host, Key::All, Key::Wait, Key::Output];
 
 const ABOUT: &str =
     "Decides which traffic of a pod or VM a service mesh's sidecar sees, and makes the kernel agree";
@@ -132,9 +147,82 @@ pub fn help() -> String {
     command().render_help().to_string()
 }
 
+/// The words of a command line that are `istio-iptables`' own, if it is one: called by that name, with that name as
+/// its first word as pilot-agent takes it, or both. `istio-clean-iptables` is the same with `--cleanup-only`, and so
+/// is the first word `clean` of the shell script of old.
+fn istio_words(words: &[OsString]) -> Option<Vec<OsString>> {
+    let (program, rest) = words.split_first()?;
+    let name = std::path::Path::new(program).file_name()?.to_str()?;
+    let leading = rest.first().is_some_and(|word| word == "istio-iptables");
+    let called = matches!(name, "istio-iptables" | "istio-clean-iptables");
+    if !called && !leading {
+        return None;
+    }
+    let rest = rest.get(usize::from(leading)..).unwrap_or_default();
+    let clean = rest.first().is_some_and(|word| word == "clean");
+    let mut own = vec![OsString::from("istio-iptables")];
+    own.extend_from_slice(rest.get(usize::from(clean)..).unwrap_or_default());
+    if clean || name == "istio-clean-iptables" {
+        own.push("--cleanup-only".into());
+    }
+    Some(own)
+}
+
+fn istio_command() -> Command {
+    let mut command = Command::new("istio-iptables")
+        .about("istio-iptables, rule for rule; see mesh-init --help for the rest")
+        .disable_help_subcommand(true)
+        .term_width(100)
+        // Upstream has no positional arguments and ignores them.
+        .arg(Arg::new("ignored").num_args(0..).hide(true).value_parser(ValueParser::os_string()));
+    for flag in FLAGS.iter().filter(|flag| !flag.long.is_empty()) {
+        let mut argument = Arg::new(flag.long)
+            .long(flag.long)
+            .help(flag.help)
+            .value_parser(ValueParser::string())
+            .allow_negative_numbers(true)
+            .action(ArgAction::Append);
+        if let Some(short) = flag.short {
+            argument = argument.short(short);
+        }
+        argument = match flag.shape {
+            Shape::Bool => {
+                argument.num_args(0..=1).require_equals(true).default_missing_value("true").value_name("BOOL")
+            }
+            Shape::Text | Shape::Number | Shape::Duration => argument.value_name("VALUE"),
+        };
+        command = command.arg(argument);
+    }
+    let extra = |argument: &Arg| EXTRA.iter().any(|key| option(*key).long == argument.get_id().as_str());
+    command.args(arguments(&[Part::Making, Part::Looking]).into_iter().filter(extra))
+}
+
+fn parse_istio(words: Vec<OsString>) -> Parsed {
+    let matches = match istio_command().try_get_matches_from(words) {
+        Ok(matches) => matches,
+        Err(error) if error.use_stderr() => return Parsed::Misuse(shortened(&error.render().to_string())),
+        Err(error) => return Parsed::Answer(error.render().to_string()),
+    };
+    let mut istio = Istio::default();
+    for flag in FLAGS.iter().filter(|flag| !flag.long.is_empty()) {
+        istio.flags.extend(given(&matches, flag.long).map(|texts| (flag.long, texts)));
+    }
+    for key in EXTRA {
+        let long = option(key).long;
+        for text in given(&matches, long).into_iter().flatten() {
+            istio.extra.push(key, text, Origin::Flag(long));
+        }
+    }
+    Parsed::Istio(istio)
+}
+
 /// Reads a command line, program name first.
 #[must_use]
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
+    let words: Vec<OsString> = words.into_iter().collect();
+    if let Some(words) = istio_words(&words) {
+        return parse_istio(words);
+    }
     let matches = match command().try_get_matches_from(words) {
         Ok(matches) => matches,
         Err(error) if error.use_stderr() => return Parsed::Misuse(shortened(&error.render().to_string())),

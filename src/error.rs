@@ -17,6 +17,8 @@ pub enum Class {
     TryAgain,
     /// A privilege is missing, which the message names (`EX_NOPERM`).
     Privilege,
+    /// Capture does not hold: the code that Istio's repair controller looks for.
+    NotCaptured,
 }
 
 impl Class {
@@ -29,6 +31,7 @@ impl Class {
             Class::Host => 69,
             Class::TryAgain => 75,
             Class::Privilege => 77,
+            Class::NotCaptured => 126,
         }
     }
 }

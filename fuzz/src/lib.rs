@@ -13,9 +13,10 @@ use std::os::unix::ffi::OsStringExt;
 
 use mesh_init::backend::iptables::{parse, render};
 use mesh_init::backend::{Observed, plan};
-use mesh_init::cli::{self, Parsed, Verb};
+use mesh_init::cli::{self, Istio, Parsed, Verb};
 use mesh_init::eval::sockets;
-use mesh_init::input::{Faults, Key, Origin, Raw, config as config_file, env_file as env_text};
+use mesh_init::input::{Faults, Key, Origin, Raw, config as config_file, env_file as env_text, istio};
+use mesh_init::policy::istio as istio_meant;
 use mesh_init::policy::settings::Variant;
 use mesh_init::policy::validate::{self, Request};
 use mesh_init::policy::{Facts, Families, Family, json};
@@ -42,7 +43,18 @@ pub fn flags(data: &[u8]) {
                 told(&faults);
             }
         }
+        Parsed::Istio(given) => istio_iptables(&given),
         Parsed::Answer(text) | Parsed::Misuse(text) => assert!(!text.is_empty(), "an answer without words"),
+    }
+}
+
+fn istio_iptables(given: &Istio) {
+    let mut faults = Faults::default();
+    let texts = |long: &str| given.flags.iter().find(|(of, _)| *of == long).map(|(_, texts)| texts.clone());
+    let flags = istio::parse(texts, &[], &mut faults);
+    match istio_meant::call(&flags, given.extra.clone(), &facts(), faults) {
+        Ok(call) => holds(&call.request),
+        Err(faults) => told(&faults),
     }
 }
 
@@ -81,7 +93,7 @@ pub fn iptables_save(data: &[u8]) {
                 // No tool prints ports of a protocol that is not the rule's, which only such a name could hide.
                 matches!(condition.test, Test::Opaque(_) | Test::Protocol(Protocol::Other(_)))
             });
-        let specs = render::specs(rule);
+        let specs = render::specs(rule, Family::V4);
         assert_eq!(specs.len(), 1, "a rule that was read has sets of one: {rule:?}");
         for spec in specs.iter().filter(|_| !opaque) {
             // Rendered, declared and read again, it must be the same rule.
@@ -93,7 +105,7 @@ pub fn iptables_save(data: &[u8]) {
         }
     }
     // Whatever is there, taking ours away is a plan, and each of its lines one of the text's own.
-    let observed = Observed { rules: [(Variant::Nft, rules)].into(), ipv6: true };
+    let observed = Observed { rules: [(Variant::Nft, rules)].into(), ipv6: true, ..Observed::default() };
     for step in plan::plan(&RuleSet::default(), Variant::Nft, &observed).steps() {
         for line in step.text.lines().filter_map(|line| line.strip_prefix("-D ")) {
             assert!(text.contains(line), "{line:?} was not read anywhere");
@@ -115,6 +127,7 @@ fn facts() -> Facts {
         users: ids(&[("root", 0), ("envoy", 1337)]),
         groups: ids(&[("root", 0), ("envoy", 1337)]),
         resolvers: vec![[127, 0, 0, 11].into()],
+        addresses: vec![[10, 0, 0, 5].into()],
     }
 }
 

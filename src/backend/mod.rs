@@ -1,6 +1,7 @@
 //! Rules to steps: what has to be done to a machine in a known state. Pure; runs nothing.
 
 pub mod choose;
+pub mod claim;
 pub mod iptables;
 pub mod observed;
 pub mod ownership;

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use crate::policy::Family;
 use crate::policy::settings::Variant;
-use crate::rules::{RuleSet, Table};
+use crate::rules::{Routing, RuleSet, Table};
+
+use super::claim::{self, Claim};
 
 /// The programs that write and read one variant's rules of one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,13 +28,39 @@ pub struct Observed {
     pub rules: BTreeMap<Variant, RuleSet>,
     /// Whether the namespace has an IPv6 stack.
     pub ipv6: bool,
+    /// Whether IPv6 is switched off on `lo` (ip-sysctl.rst, `disable_ipv6`): then it takes no address and no route.
+    pub lo_without_ipv6: bool,
+    /// Routing of the kind that TPROXY needs, whoever made it.
+    pub routing: Vec<Present>,
+    /// What counts as ours beside what is known to be.
+    pub claim: Claim,
+}
+
+/// A piece of routing that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Present {
+    /// What it is.
+    pub what: Routing,
+    /// It carries our protocol number.
+    pub ours: bool,
+    /// Its priority, for a rule.
+    pub priority: Option<u32>,
 }
 
 impl Observed {
-    /// The rules of `variant`; empty if it has none.
+    /// The rules of `variant`, with a clause for each bare one that is ours; empty if it has none.
     #[must_use]
     pub fn of(&self, variant: Variant) -> RuleSet {
-        self.rules.get(&variant).cloned().unwrap_or_default()
+        let mut rules = self.rules.get(&variant).cloned().unwrap_or_default();
+        claim::claim(&mut rules, &self.claim);
+        rules
+    }
+
+    /// The routing that is ours.
+    #[must_use]
+    pub fn our_routing(&self) -> Vec<Present> {
+        let chains = self.rules.values().flat_map(|rules| rules.chains.clone()).collect();
+        claim::routing(&self.routing, &RuleSet { chains, routing: Vec::new() })
     }
 
     /// Whether `variant` has any rule in a nat table.

@@ -46,7 +46,9 @@ pub fn is_our_chain(name: &str) -> bool {
 /// Whether a rule in a chain that is not ours is ours all the same.
 #[must_use]
 pub fn is_our_rule(rule: &Rule) -> bool {
-    rule.target().is_some_and(is_our_chain) || rule.comment.as_deref().and_then(RuleId::of_comment).is_some()
+    rule.id.is_some()
+        || rule.target().is_some_and(is_our_chain)
+        || rule.comment.as_deref().and_then(RuleId::of_comment).is_some()
 }
 
 /// Whether anything of ours is in `rules`.

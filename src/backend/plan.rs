@@ -7,9 +7,10 @@ use std::fmt;
 
 use super::Observed;
 use super::iptables::diff::{self, Ours};
+use super::observed::Present;
 use crate::policy::Family;
 use crate::policy::settings::Variant;
-use crate::rules::{RuleSet, Table};
+use crate::rules::{Routing, Rule, RuleSet, Table, Verdict};
 
 /// One transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,15 +54,28 @@ pub enum Purpose {
 /// What has to be done; nothing if there are no stages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
+    /// Routing that the rules need, made before them.
+    pub routes: Vec<Present>,
     /// In order.
     pub stages: Vec<Stage>,
+    /// Routing that nothing needs any more, removed in the end.
+    pub unroutes: Vec<Present>,
 }
 
 impl Plan {
     /// Whether nothing has to be done.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.stages.is_empty()
+        self.stages.is_empty() && self.routes.is_empty() && self.unroutes.is_empty()
+    }
+
+    /// What is changed, in order, as phrases.
+    #[must_use]
+    pub fn changes(&self) -> Vec<String> {
+        let routes = self.routes.iter().chain(&self.unroutes);
+        let mut changes: Vec<String> = self.steps().map(ToString::to_string).collect();
+        changes.extend(routes.map(|present| present.what.to_string()));
+        changes
     }
 
     /// All transactions, in order.
@@ -81,15 +95,42 @@ pub fn plan(wanted: &RuleSet, target: Variant, observed: &Observed) -> Plan {
         let nothing = RuleSet::default();
         let want = if variant == target { wanted } else { &nothing };
         each_table(want, &have, |family, table, want, have| {
-            let Some(text) = diff::transaction(table, &have, want) else { return };
-            let undo = diff::transaction(table, want, &have).unwrap_or_default();
+            let Some(text) = diff::transaction(family, table, &have, want) else { return };
+            let undo = diff::transaction(family, table, want, &have).unwrap_or_default();
             let stage = if want.is_empty() { &mut remove } else { &mut make };
             stage.push(Restore { variant, family, table: table.clone(), text, undo });
         });
     }
     let stages = [(Purpose::Make, make), (Purpose::Remove, remove)];
     let stages = stages.into_iter().filter(|(_, steps)| !steps.is_empty());
-    Plan { stages: stages.map(|(purpose, steps)| Stage { purpose, steps }).collect() }
+    Plan {
+        routes: missing(wanted, observed).collect(),
+        stages: stages.map(|(purpose, steps)| Stage { purpose, steps }).collect(),
+        unroutes: surplus(wanted, observed).collect(),
+    }
+}
+
+/// Wanted routing that nobody has made yet.
+fn missing<'a>(wanted: &'a RuleSet, observed: &'a Observed) -> impl Iterator<Item = Present> + 'a {
+    let possible = |what: &Routing| {
+        let of_v6 = match what {
+            Routing::PassthroughAddress => true,
+            Routing::Route { family, .. } | Routing::Rule { family, .. } => *family == Family::V6,
+        };
+        !(of_v6 && observed.lo_without_ipv6)
+    };
+    let there = |what: &Routing| observed.routing.iter().any(|present| present.what == *what);
+    let wanted = wanted.routing.iter().filter(move |what| possible(what) && !there(what));
+    wanted.map(|what| Present { what: *what, ours: true, priority: None })
+}
+
+/// Routing of ours that is not wanted.
+fn surplus<'a>(wanted: &'a RuleSet, observed: &Observed) -> impl Iterator<Item = Present> + 'a {
+    let ours = observed.our_routing().into_iter();
+    // A packet must not lose its rule while its table is still asked for nothing else: rules go first.
+    let (rules, others): (Vec<_>, Vec<_>) =
+        ours.partition(|present| matches!(present.what, Routing::Rule { .. }));
+    rules.into_iter().chain(others).filter(|present| !wanted.routing.contains(&present.what))
 }
 
 /// What of `wanted` under `target` does not hold in `observed`, and what of ours is there besides; by stage, each as
@@ -102,26 +143,34 @@ pub fn differences(wanted: &RuleSet, target: Variant, observed: &Observed) -> Ve
         let nothing = RuleSet::default();
         let want = if variant == target { wanted } else { &nothing };
         each_table(want, &observed.of(variant), |family, table, want, have| {
-            if diff::transaction(table, &have.anywhere(), want).is_some() {
+            if diff::transaction(family, table, &have.anywhere(), want).is_some() {
                 let purpose = if want.is_empty() { Purpose::Remove } else { Purpose::Make };
                 differences.push((purpose, format!("{family}: table {table} of {variant}")));
             }
         });
     }
+    differences.extend(missing(wanted, observed).map(|present| (Purpose::Make, present.what.to_string())));
+    differences.extend(surplus(wanted, observed).map(|present| (Purpose::Remove, present.what.to_string())));
     differences
 }
 
 /// Whether two observations hold the same rules of ours, wherever those stand among other people's.
 #[must_use]
 pub fn same_ours(one: &Observed, other: &Observed) -> bool {
-    let mut same = true;
+    let routing = |observed: &Observed| {
+        let mut routing: Vec<Routing> =
+            observed.our_routing().into_iter().map(|present| present.what).collect();
+        routing.sort();
+        routing
+    };
+    let mut same = routing(one) == routing(other);
     for variant in Variant::ALL {
         let (one, other) = (one.of(variant), other.of(variant));
         for family in Family::both() {
             let tables = one.tables(family).into_iter().chain(other.tables(family));
             for table in tables {
                 let ours = |rules: &RuleSet| Ours::observed(rules, family, table).anywhere();
-                same &= diff::transaction(table, &ours(&one), &ours(&other)).is_none();
+                same &= diff::transaction(family, table, &ours(&one), &ours(&other)).is_none();
             }
         }
     }
@@ -133,6 +182,12 @@ fn each_table(want: &RuleSet, have: &RuleSet, mut see: impl FnMut(Family, &Table
     for family in Family::both() {
         let mut tables = want.tables(family);
         tables.extend(have.tables(family));
+        let mut tables: Vec<&Table> = tables.into_iter().collect();
+        // What gains capture comes before what loses it: the mangle table does with TPROXY, else the nat table.
+        let gains = |rule: &Rule| matches!(rule.verdict, Verdict::Tproxy { .. });
+        if !want.chains.iter().flat_map(|chain| &chain.rules).any(gains) {
+            tables.sort_by_key(|table| **table == Table::Mangle);
+        }
         for table in tables {
             see(family, table, &Ours::wanted(want, family, table), Ours::observed(have, family, table));
         }
@@ -146,7 +201,8 @@ pub fn from_nothing(wanted: &RuleSet) -> Vec<(Family, String)> {
     for family in Family::both() {
         for table in wanted.tables(family) {
             let want = Ours::wanted(wanted, family, table);
-            texts.extend(diff::transaction(table, &Ours::default(), &want).map(|text| (family, text)));
+            texts
+                .extend(diff::transaction(family, table, &Ours::default(), &want).map(|text| (family, text)));
         }
     }
     texts

@@ -149,7 +149,7 @@ fn captures_outbound(policy: &CapturePolicy, socket: &Socket) -> bool {
         Owners::Only { uids, .. } => uids.iter().any(|uid| uid.number() == socket.uid),
     };
     let included = match &out.destinations {
-        Destinations::All => true,
+        Destinations::All { .. } => true,
         Destinations::Some { cidrs, ports } => {
             ports.contains(port) || cidrs.iter().any(|cidr| cidr.contains(address))
         }

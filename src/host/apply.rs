@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::machine::{self, Machine};
-use super::observe;
+use super::{observe, routing};
 use crate::backend::plan::{self, Purpose, Restore};
 use crate::backend::{Observed, Plan, Stage};
 use crate::error::{Class, Error, Result};
@@ -33,13 +33,32 @@ pub fn apply(
 ) -> Result<()> {
     let before = observed.clone();
     let mut done = Vec::new();
+    let outcome = run(plan, machine, observed, &mut done, holds);
+    outcome.map_err(|error| undo(plan, &done, machine, &before, error))
+}
+
+fn run<'a>(
+    plan: &'a Plan,
+    machine: &Machine,
+    observed: &mut Observed,
+    done: &mut Vec<Done<'a>>,
+    holds: impl Fn(&Observed, Purpose) -> Result<()>,
+) -> Result<()> {
+    if !plan.routes.is_empty() {
+        routing::make(&plan.routes)?;
+        observed.routing = routing::read()?;
+    }
     for stage in &plan.stages {
-        let outcome = run_stage(stage, machine, observed, &mut done);
-        if let Err(error) = outcome.and_then(|()| holds(observed, stage.purpose)) {
-            return Err(undo(&done, machine, &before, error));
+        run_stage(stage, machine, observed, done)?;
+        if stage.purpose == Purpose::Make {
+            holds(observed, Purpose::Make)?;
         }
     }
-    Ok(())
+    if !plan.unroutes.is_empty() {
+        routing::remove(&plan.unroutes)?;
+        observed.routing = routing::read()?;
+    }
+    holds(observed, Purpose::Remove)
 }
 
 /// Runs a stage: what it touches is changed and read at the same time for each variant and family. Steps that
@@ -98,8 +117,10 @@ fn writer(machine: &Machine, step: &Restore, text: &str) -> Result<Program> {
 /// If a removal cannot be taken back, what was made before it stays: it may be all that captures now. A step whose
 /// program was killed is undone on suspicion, and an undo of what was not done is refused whole; for what was made,
 /// only the look then tells.
-fn undo(done: &[Done<'_>], machine: &Machine, before: &Observed, error: Error) -> Error {
+fn undo(plan: &Plan, done: &[Done<'_>], machine: &Machine, before: &Observed, error: Error) -> Error {
     let mut now = before.clone();
+    // Rules that come back need their routing; what cannot be made again is seen in the look below.
+    routing::make(&plan.unroutes).ok();
     let mut sources = Vec::new();
     for Done { step, purpose, sure } in done.iter().rev().filter(|done| !done.step.undo.is_empty()) {
         let outcomes = writer(machine, step, &step.undo).map(|program| machine.run(&[vec![program]]));
@@ -110,7 +131,14 @@ fn undo(done: &[Done<'_>], machine: &Machine, before: &Observed, error: Error) -
             break;
         }
     }
-    let left = match observe::read(machine, &sources, &mut now) {
+    let needed = plan.routes.iter().filter(|made| !before.routing.iter().any(|had| had.what == made.what));
+    let made: Vec<_> = needed.cloned().collect();
+    routing::remove(&made).ok();
+    let read = observe::read(machine, &sources, &mut now).and_then(|()| {
+        now.routing = routing::read()?;
+        Ok(())
+    });
+    let left = match read {
         Ok(()) if plan::same_ours(before, &now) => return error,
         Ok(()) => "and what had been changed could not be taken back whole".to_owned(),
         Err(unread) => format!(

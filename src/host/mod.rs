@@ -6,5 +6,6 @@ pub mod machine;
 pub mod namespace;
 pub mod observe;
 pub mod preflight;
+pub mod routing;
 
 pub use machine::Machine;

@@ -1,6 +1,7 @@
 //! Reading what is there. Never creates a table: only tables that the kernel lists are read.
 
 use super::machine::{self, Machine};
+use super::routing;
 use crate::backend::iptables::parse;
 use crate::backend::{Observed, ownership};
 use crate::error::{Error, Result};
@@ -29,7 +30,13 @@ pub struct Look {
 /// # Errors
 /// A table exists and its program fails, or prints something unreadable.
 pub fn look(machine: &Machine) -> Result<Look> {
-    let observed = Observed { ipv6: has_ipv6(), ..Observed::default() };
+    let observed = Observed {
+        ipv6: has_ipv6(),
+        lo_without_ipv6: fs::read_system("/proc/sys/net/ipv6/conf/lo/disable_ipv6")?
+            .is_some_and(|off| off.trim() == "1"),
+        routing: routing::read()?,
+        ..Observed::default()
+    };
     let mut look = Look { observed, ..Look::default() };
     let (readable, without): (Vec<_>, Vec<_>) =
         with_tables()?.into_iter().partition(|source| machine.tools.contains_key(source));

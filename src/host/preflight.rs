@@ -13,12 +13,12 @@ use crate::policy::{CapturePolicy, Layout, Owners};
 /// It would, and `--host` does not say so.
 pub fn not_the_host(layout: Layout, settings: &Settings, hosts_own: bool) -> Result<()> {
     match (layout, hosts_own && !settings.host) {
-        (Layout::Classic, true) => Err(Error::new(
+        (Layout::Classic | Layout::Istio | Layout::IstioIptables, true) => Err(Error::new(
             Class::Usage,
-            "this is the host's own network namespace, and the classic layout would capture all of it, SSH too",
+            format!("this is the host's own network namespace, and the {layout} layout would capture all of it, SSH too"),
         )
         .remedy("give --host if that is meant, or --uid-owner and --inbound to capture only a user and a port")),
-        (Layout::Classic | Layout::Scoped, _) => Ok(()),
+        (_, _) => Ok(()),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod env;
 pub mod env_file;
 pub mod fault;
 pub mod flags;
+pub mod istio;
 pub mod options;
 mod tree;
 
@@ -107,6 +108,11 @@ impl Raw {
     /// Adds one more text for `key`.
     pub fn push(&mut self, key: Key, text: impl Into<String>, origin: Origin) {
         self.values.entry(key).or_default().push(Sourced { text: text.into(), origin });
+    }
+
+    /// Takes away what was given for `key`.
+    pub fn remove(&mut self, key: Key) {
+        self.values.remove(&key);
     }
 
     /// Replaces whatever was given for `key` before: a later assignment wins inside one env file.

@@ -17,6 +17,7 @@ pub enum Key {
     ExcludeOutboundCidr,
     OutboundPort,
     ExcludeOutboundPort,
+    LoopbackCidr,
     ExcludeInterface,
     RerouteInterface,
     TproxyMark,
@@ -36,6 +37,7 @@ pub enum Key {
     IptablesVariant,
     Netns,
     Host,
+    All,
     Wait,
     Output,
     EnvFile,
@@ -216,6 +218,13 @@ pub const OPTIONS: &[Opt] = &[
         ..row(Key::ExcludeOutboundPort, "exclude-outbound-port", Kind::List, Part::Policy)
     },
     Opt {
+        istio: Some("ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR"),
+        config: Some("outbound.loopbackCidr"),
+        value: "CIDR",
+        help: "what counts as IPv4's loopback destination, never captured [default: 127.0.0.1/32]",
+        ..row(Key::LoopbackCidr, "loopback-cidr", Kind::One, Part::Policy)
+    },
+    Opt {
         short: Some('c'),
         aliases: &["istio-exclude-interfaces"],
         istio: Some("ISTIO_EXCLUDE_INTERFACES"),
@@ -314,7 +323,7 @@ pub const OPTIONS: &[Opt] = &[
         ..row(Key::Ipv6, "ipv6", Kind::One, Part::Policy)
     },
     Opt {
-        value: "auto|classic|scoped",
+        value: "auto|classic|scoped|istio",
         help: "which chains to make [default: auto]",
         ..row(Key::Layout, "layout", Kind::One, Part::Making)
     },
@@ -337,6 +346,10 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         help: "really capture the whole of the host's own network namespace",
         ..row(Key::Host, "host", Kind::Switch, Part::Making)
+    },
+    Opt {
+        help: "bare rules that Istio's tools may have left before ours (excluded interfaces) are ours to remove",
+        ..row(Key::All, "all", Kind::Switch, Part::Looking)
     },
     Opt {
         value: "SECONDS",

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::input::istio::{Given, Means};
 use crate::input::{Key, Raw};
 
 /// Answers from files of the machine. Nothing else is ever looked up: no NSS, no DNS, no netlink.
@@ -14,6 +15,8 @@ pub struct Facts {
     pub groups: BTreeMap<String, u32>,
     /// `/etc/resolv.conf`: the name servers.
     pub resolvers: Vec<IpAddr>,
+    /// The addresses of the namespace's interfaces, in the kernel's order, without loopback and link-local ones.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Which answers `raw` needs, so that `plan` reads no file for numbers.
@@ -25,6 +28,8 @@ pub struct Questions {
     pub groups: bool,
     /// DNS servers are wanted but not named.
     pub resolvers: bool,
+    /// The addresses of the interfaces.
+    pub addresses: bool,
 }
 
 impl Questions {
@@ -32,17 +37,35 @@ impl Questions {
     #[must_use]
     pub fn of(raw: &Raw) -> Questions {
         let named = |keys: &[Key]| {
-            keys.iter()
-                .filter_map(|key| raw.get(*key))
-                .flatten()
-                .any(|given| given.text.contains(|c: char| c.is_ascii_alphabetic()))
+            keys.iter().filter_map(|key| raw.get(*key)).flatten().any(|given| is_name(&given.text))
         };
         Questions {
             users: named(&[Key::ProxyUid, Key::UidOwner]),
             groups: named(&[Key::ProxyGid, Key::GidOwner, Key::OwnerGroup, Key::ExcludeOwnerGroup]),
             resolvers: raw.has(Key::RedirectDns) && !raw.has(Key::DnsServer),
+            addresses: false,
         }
     }
+}
+
+impl Questions {
+    /// What a call of `istio-iptables` asks.
+    #[must_use]
+    pub fn of_istio(given: &Given) -> Questions {
+        let text = |key| given.text(Means::Capture(key));
+        let uid = text(Key::ProxyUid);
+        let groups = [Key::ProxyGid, Key::OwnerGroup, Key::ExcludeOwnerGroup, Key::ProxyUid];
+        Questions {
+            users: uid.is_empty() || is_name(uid),
+            groups: groups.iter().any(|key| is_name(text(*key))),
+            resolvers: given.on(Means::Capture(Key::RedirectDns)),
+            addresses: true,
+        }
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    text.contains(|c: char| c.is_ascii_alphabetic())
 }
 
 /// Reads the name and id columns of passwd(5) or group(5); lines that have none are skipped, as `getpwent`

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::validate::{TPROXY_MARK, TPROXY_TABLE, TUNNEL_PORT};
 use super::{
-    CapturePolicy, Cidr, Destinations, Dns, Groups, Inbound, Mode, Outbound, Owners, PortRange, Proxy,
+    CapturePolicy, Cidr, Destinations, Dns, Family, Groups, Inbound, Mode, Outbound, Owners, PortRange, Proxy,
 };
 use crate::input::config::SCHEMA;
 
@@ -72,13 +72,19 @@ fn proxy(tree: &mut Tree, policy: &CapturePolicy) {
 fn outbound(tree: &mut Tree, policy: &CapturePolicy) {
     let Outbound { owners, destinations, exclude_cidrs, exclude_ports, groups } = &policy.outbound;
     match destinations {
-        Destinations::All => tree.set("outbound", "cidrs", json!("*")),
+        Destinations::All { ports } => {
+            tree.set("outbound", "cidrs", json!("*"));
+            tree.list("outbound", "ports", ports.ranges().iter().map(port));
+        }
         Destinations::Some { cidrs, ports } => {
             tree.set("outbound", "cidrs", cidrs.iter().map(cidr).collect());
             tree.list("outbound", "ports", ports.ranges().iter().map(port));
         }
     }
     tree.list("outbound", "excludeCidrs", exclude_cidrs.iter().map(cidr));
+    if policy.loopback != Family::V4.loopback() {
+        tree.set("outbound", "loopbackCidr", cidr(&policy.loopback));
+    }
     tree.list("outbound", "excludePorts", exclude_ports.ranges().iter().map(port));
     if let Owners::Only { uids, gids } = owners {
         let uids: Value = uids.iter().map(|uid| json!(uid.number())).collect();

@@ -12,6 +12,10 @@ pub enum Layout {
     Classic,
     /// VM hosts: only named users and ports, only first packets, never anybody else's traffic.
     Scoped,
+    /// Today's istio-iptables, read as it is meant.
+    Istio,
+    /// Today's istio-iptables to the letter, for those who call it by that name.
+    IstioIptables,
 }
 
 impl fmt::Display for Layout {
@@ -19,6 +23,8 @@ impl fmt::Display for Layout {
         f.write_str(match self {
             Layout::Classic => "classic",
             Layout::Scoped => "scoped",
+            Layout::Istio => "istio",
+            Layout::IstioIptables => "istio-iptables",
         })
     }
 }
@@ -38,56 +44,40 @@ impl Layout {
                     || matches!(key, Key::ExcludeOutboundCidr | Key::OutboundPort | Key::ExcludeOutboundPort)
                     || matches!(key, Key::ExcludeInterface | Key::UidOwner | Key::GidOwner)
             }
+            Layout::Istio | Layout::IstioIptables => !matches!(key, Key::UidOwner | Key::GidOwner),
         }
     }
 }
 
-/// Chooses the layout for `raw`; `None` (with faults) if no layout of this version can express it.
+/// Chooses the layout for `raw`; `None` (with a fault) if a word is given that names none.
 ///
-/// `auto` is scoped if an owner is given, and classic if nothing is given that `proxy_init` 0.7.1 did not
-/// have; everything else needs Istio's present chains.
+/// `auto` is scoped if an owner is given, classic if nothing is given that `proxy_init` 0.7.1 did not have, and
+/// istio for everything else.
 #[must_use]
 pub fn choose(raw: &Raw, faults: &mut Faults) -> Option<Layout> {
     let given = raw.first(Key::Layout);
     match given.map(|given| (given, given.text.as_str())) {
-        None | Some((_, "auto")) => auto(raw, faults),
+        None | Some((_, "auto")) => Some(auto(raw)),
         Some((_, "classic")) => Some(Layout::Classic),
         Some((_, "scoped")) => Some(Layout::Scoped),
-        Some((given, "istio")) => {
-            faults.value(
-                given,
-                "istio",
-                "is not a layout that this version makes",
-                "give auto, classic or scoped",
-            );
-            None
-        }
+        Some((_, "istio")) => Some(Layout::Istio),
+        Some((_, "istio-iptables")) => Some(Layout::IstioIptables),
         // That it is empty is told where every single value is read.
         Some((_, "")) => None,
         Some((given, text)) => {
-            faults.value(given, text, "is not a layout", "give auto, classic or scoped");
+            let remedy = "give auto, classic, scoped, istio or istio-iptables";
+            faults.value(given, text, "is not a layout", remedy);
             None
         }
     }
 }
 
-fn auto(raw: &Raw, faults: &mut Faults) -> Option<Layout> {
+fn auto(raw: &Raw) -> Layout {
     if raw.has(Key::UidOwner) || raw.has(Key::GidOwner) {
-        return Some(Layout::Scoped);
+        return Layout::Scoped;
     }
-    let beyond: Vec<Key> = policy_keys(raw).filter(|key| !had_by_proxy_init(*key, raw)).collect();
-    if beyond.is_empty() || captures_nothing(raw) {
-        return Some(Layout::Classic);
-    }
-    for key in beyond {
-        let Some(first) = raw.first(key) else { continue };
-        faults.option(
-            first,
-            "needs the layout of today's istio-iptables, which this version does not make",
-            "leave it out, or give --uid-owner or --gid-owner for a VM host, or --layout classic or scoped",
-        );
-    }
-    None
+    let classic = policy_keys(raw).all(|key| had_by_proxy_init(key, raw)) || captures_nothing(raw);
+    if classic { Layout::Classic } else { Layout::Istio }
 }
 
 /// Whether `proxy_init` 0.7.1 had the option, or the text given for it says no more than its absence.
@@ -133,6 +123,9 @@ pub fn check(layout: Layout, raw: &Raw, faults: &mut Faults) {
                 Layout::Classic => "leave it out: proxy_init 0.7.1 had -p, -u, -g and -i",
                 Layout::Scoped => {
                     "leave it out: on a VM host only named users, networks and ports are captured"
+                }
+                Layout::Istio | Layout::IstioIptables => {
+                    "leave it out: named owners on a VM host have the scoped layout"
                 }
             },
         );

@@ -4,6 +4,7 @@
 //! every layout and back end starts here, so they cannot drift apart.
 
 pub mod facts;
+pub mod istio;
 pub mod json;
 pub mod layout;
 pub mod nets;
@@ -69,7 +70,10 @@ pub enum Owners {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destinations {
     /// All of them.
-    All,
+    All {
+        /// Ports named beside it, which say no more; istio-iptables makes rules for them all the same.
+        ports: PortSet,
+    },
     /// Those inside one of the networks or on one of the ports; both empty is none.
     Some {
         /// Destination networks.
@@ -165,6 +169,8 @@ pub struct CapturePolicy {
     pub proxy: Proxy,
     /// What is captured of outbound traffic.
     pub outbound: Outbound,
+    /// What counts as IPv4's explicit loopback destination, which is not captured.
+    pub loopback: Cidr,
     /// What is captured of inbound traffic.
     pub inbound: Inbound,
     /// Interfaces with a meaning of their own.
@@ -234,7 +240,7 @@ impl fmt::Display for CapturePolicy {
             Groups::Only(gids) => write!(f, ", only group {}", list(gids))?,
         }
         match destinations {
-            Destinations::All => f.write_str(" to anywhere")?,
+            Destinations::All { .. } => f.write_str(" to anywhere")?,
             Destinations::Some { cidrs, ports } if ports.is_empty() => write!(f, " to {}", list(cidrs))?,
             Destinations::Some { cidrs, ports } if cidrs.is_empty() => write!(f, " to port {ports}")?,
             Destinations::Some { cidrs, ports } => write!(f, " to {} or port {ports}", list(cidrs))?,
@@ -248,7 +254,13 @@ impl fmt::Display for CapturePolicy {
         if !self.interfaces.exclude.is_empty() {
             write!(f, " except by {}", list(&self.interfaces.exclude))?;
         }
-        write!(f, " -> {}; inbound ", self.proxy.port)?;
+        write!(f, " -> {}; ", self.proxy.port)?;
+        match &self.dns {
+            Dns::Off => {}
+            Dns::All { port } => write!(f, "DNS -> {port}; ")?,
+            Dns::Servers { port, servers } => write!(f, "DNS to {} -> {port}; ", list(servers))?,
+        }
+        f.write_str("inbound ")?;
         match &self.inbound {
             Inbound::AllExcept(ports) => {
                 f.write_str("all ports")?;
@@ -261,6 +273,9 @@ impl fmt::Display for CapturePolicy {
             }
             Inbound::Only(ports) if ports.is_empty() => return f.write_str("none"),
             Inbound::Only(ports) => write!(f, "port {ports}")?,
+        }
+        if self.mode == Mode::Tproxy {
+            f.write_str(" by TPROXY")?;
         }
         write!(f, " -> {}", self.proxy.inbound_port)
     }

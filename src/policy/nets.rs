@@ -29,6 +29,16 @@ impl Family {
 }
 
 impl Family {
+    /// Where the proxy sends passed-through traffic from, as a network: Istio's `127.0.0.6/32` or `::6/128`.
+    #[must_use]
+    pub fn passthrough(self) -> Cidr {
+        let address = match self {
+            Family::V4 => IpAddr::from([127, 0, 0, 6]),
+            Family::V6 => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 6]),
+        };
+        Cidr(IpNet::from(address))
+    }
+
     /// The network of all addresses.
     #[must_use]
     pub fn everything(self) -> Cidr {
@@ -91,6 +101,18 @@ impl Cidr {
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address)
+    }
+
+    /// Whether its first address is a loopback address.
+    #[must_use]
+    pub fn begins_at_loopback(&self) -> bool {
+        self.0.addr().is_loopback()
+    }
+
+    /// The prefix's length.
+    #[must_use]
+    pub fn prefix_len(&self) -> u8 {
+        self.0.prefix_len()
     }
 
     /// Whether the network is a whole family.

@@ -74,6 +74,12 @@ impl FromStr for Mark {
 pub struct IfName(String);
 
 impl IfName {
+    /// The loopback interface.
+    #[must_use]
+    pub fn lo() -> IfName {
+        IfName("lo".to_owned())
+    }
+
     /// The name as iptables takes it.
     #[must_use]
     pub fn as_str(&self) -> &str {

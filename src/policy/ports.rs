@@ -114,6 +114,12 @@ impl PortSet {
         self.0.iter().any(|range| range.contains(port))
     }
 
+    /// The ranges as they stand, repetitions included.
+    #[must_use]
+    pub fn with_repetitions(ranges: Vec<PortRange>) -> PortSet {
+        PortSet(ranges)
+    }
+
     /// The ranges.
     #[must_use]
     pub fn ranges(&self) -> &[PortRange] {

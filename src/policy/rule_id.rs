@@ -38,6 +38,17 @@ rule_ids! {
     OutboundCidr = "outbound.cidr", "traffic to an included network is captured";
     OutboundAll = "outbound.all", "all remaining outbound traffic is captured";
     OutboundRest = "outbound.rest", "all remaining outbound traffic is not captured";
+    OutboundPassthrough = "outbound.passthrough", "what the proxy passes through is not captured again";
+    ProxySelf = "proxy.self", "the proxy's calls to this host's own addresses go to its inbound side";
+    OutboundSelf = "outbound.self", "applications' calls to this host's own addresses are not captured";
+    OutboundGroup = "outbound.group", "only some groups' traffic is captured";
+    OutboundExcludeGroup = "outbound.exclude-group", "a group's traffic is not captured";
+    DnsHook = "dns.hook", "DNS traffic enters the DNS chain";
+    DnsCapture = "dns.capture", "DNS queries go to the DNS port";
+    DnsZone = "dns.zone", "DNS to and from the proxy's agent is tracked apart from the application's";
+    InterfaceReroute = "interface.reroute", "what arrives on the interface is treated as outbound";
+    DropInvalid = "drop.invalid", "packets that fit no connection are dropped";
+    InboundTunnel = "inbound.tunnel", "inbound traffic to the tunnel port is not captured";
     InboundHook = "inbound.hook", "inbound traffic enters the capture chain";
     InboundExcludeInterface = "inbound.exclude-interface", "traffic arriving on an excluded interface is not captured";
     InboundReserved = "inbound.reserved", "inbound ports of the proxy and of SSH are never captured by '*'";
@@ -45,6 +56,12 @@ rule_ids! {
     InboundPort = "inbound.port", "inbound traffic to a named port is captured";
     InboundAll = "inbound.all", "all inbound traffic is captured";
     RedirectOutbound = "redirect.outbound", "captured traffic goes to the proxy's port";
+    InboundDivert = "inbound.divert", "packets of a captured connection go on to the proxy";
+    InboundMarked = "inbound.marked", "inbound packets that the proxy sent are not captured again";
+    InboundPassthrough = "inbound.passthrough", "inbound traffic that the proxy passes through is not captured again";
+    InboundSelf = "inbound.self", "applications' calls to this host's own addresses are not captured inbound";
+    TproxyMark = "tproxy.mark", "captured packets and their connections carry the mark";
+    TproxySelf = "tproxy.self", "the proxy's calls to this host's own addresses are captured inbound";
     RedirectInbound = "redirect.inbound", "captured inbound traffic goes to the proxy's inbound port";
 }
 

@@ -52,6 +52,8 @@ pub struct Settings {
     pub netns: Option<NetnsRef>,
     /// Capturing all of the host's own namespace is meant.
     pub host: bool,
+    /// What upstream may have left, and nobody else is known to have made, counts as ours too.
+    pub all: bool,
     /// How long to wait for a lock.
     pub wait: Duration,
     /// The form of the answer.
@@ -65,6 +67,7 @@ impl Default for Settings {
         Settings {
             netns: None,
             host: false,
+            all: false,
             wait: Duration::from_secs(10),
             output: Output::Text,
             variant: None,

@@ -57,7 +57,8 @@ pub fn request(raw: &Raw, facts: &Facts, mut faults: Faults) -> Result<Request, 
     if let Some(layout) = layout {
         layout::check(layout, raw, &mut faults);
     }
-    let mut values = Values { raw, facts, faults: &mut faults, warnings: Vec::new() };
+    let letter = layout == Some(Layout::IstioIptables);
+    let mut values = Values { raw, facts, faults: &mut faults, letter, warnings: Vec::new() };
     let policy = policy(&mut values, layout);
     let settings = settings_of(&mut values);
     let warnings = values.warnings;
@@ -71,7 +72,8 @@ pub fn request(raw: &Raw, facts: &Facts, mut faults: Faults) -> Result<Request, 
 /// Every fault there is.
 pub fn settings(raw: &Raw, mut faults: Faults) -> Result<Settings, Faults> {
     let facts = Facts::default();
-    let mut values = Values { raw, facts: &facts, faults: &mut faults, warnings: Vec::new() };
+    let faults_of = &mut faults;
+    let mut values = Values { raw, facts: &facts, faults: faults_of, letter: false, warnings: Vec::new() };
     let settings = settings_of(&mut values);
     faults.into_result(settings)
 }
@@ -86,6 +88,7 @@ fn settings_of(values: &mut Values<'_>) -> Settings {
     Settings {
         netns: values.one(Key::Netns).and_then(|given| netns(values, given)),
         host: values.switch(Key::Host),
+        all: values.switch(Key::All),
         wait: Duration::from_secs(u64::from(values.number(Key::Wait, 10, 3600))),
         output: values.word(Key::Output, Output::Text, &[("text", Output::Text), ("json", Output::Json)]),
         variant: values.word(
@@ -128,6 +131,7 @@ fn policy(values: &mut Values<'_>, layout: Option<Layout>) -> CapturePolicy {
             gids: values.gids(Key::ProxyGid).unwrap_or_default(),
         },
         outbound: outbound(values, ipv6),
+        loopback: values.loopback(),
         inbound: inbound(values, layout.unwrap_or(Layout::Classic)),
         interfaces: Interfaces {
             exclude: values.interfaces(Key::ExcludeInterface),
@@ -138,7 +142,7 @@ fn policy(values: &mut Values<'_>, layout: Option<Layout>) -> CapturePolicy {
         drop_invalid: values.switch(Key::DropInvalid),
         seal: Seal,
     };
-    if let (Mode::Tproxy, Some(layout)) = (mode, layout) {
+    if let (Mode::Tproxy, Some(layout @ (Layout::Classic | Layout::Scoped))) = (mode, layout) {
         refuse_tproxy(values, layout);
     }
     if mode != Mode::None {
@@ -150,7 +154,7 @@ fn policy(values: &mut Values<'_>, layout: Option<Layout>) -> CapturePolicy {
 
 fn outbound(values: &mut Values<'_>, ipv6: Ipv6) -> Outbound {
     let cidrs = values.cidr_list(Key::OutboundCidr, true);
-    if let (Listed::These(cidrs), Ipv6::Off) = (&cidrs, ipv6) {
+    if let (Listed::These(cidrs), Ipv6::Off, false) = (&cidrs, ipv6, values.letter) {
         let of_v6 = cidrs.iter().find(|cidr| cidr.family() == Family::V6);
         if let (Some(cidr), Some(given)) = (of_v6, values.raw.first(Key::OutboundCidr)) {
             let remedy = "take the network out, or do not give --ipv6 off";
@@ -164,13 +168,15 @@ fn outbound(values: &mut Values<'_>, ipv6: Ipv6) -> Outbound {
     }
     let ports = values.ports(Key::OutboundPort);
     let destinations = match cidrs {
-        Listed::All => Destinations::All,
+        Listed::All => Destinations::All { ports: if values.letter { ports } else { PortSet::default() } },
         // Ports alone narrow: naming some would say nothing if the default were still everything.
         Listed::Absent if values.raw.has(Key::OutboundPort) => {
             Destinations::Some { cidrs: Vec::new(), ports }
         }
-        Listed::Absent => Destinations::All,
-        Listed::These(cidrs) if Family::both().all(|family| covers(&cidrs, family)) => Destinations::All,
+        Listed::Absent => Destinations::All { ports: PortSet::default() },
+        Listed::These(cidrs) if !values.letter && Family::both().all(|family| covers(&cidrs, family)) => {
+            Destinations::All { ports: PortSet::default() }
+        }
         Listed::These(cidrs) => Destinations::Some { cidrs, ports },
     };
     let owners = match (values.uids(Key::UidOwner), values.gids(Key::GidOwner)) {
@@ -200,7 +206,12 @@ fn groups(values: &mut Values<'_>) -> Groups {
         Some(Listed::These(only)) => {
             if let Some(given) = values.raw.first(Key::ExcludeOwnerGroup) {
                 let remedy = "give --owner-group or --exclude-owner-group";
-                values.faults.option(given, "has no effect beside a list of groups to capture", remedy);
+                values.nonsense(
+                    given,
+                    &given.text,
+                    "has no effect beside a list of groups to capture",
+                    remedy,
+                );
             }
             Groups::Only(only)
         }
@@ -211,7 +222,7 @@ fn inbound(values: &mut Values<'_>, layout: Layout) -> Inbound {
     let included = values.port_list(Key::Inbound, true);
     let excluded = values.ports(Key::ExcludeInbound);
     let everything = match (&included, layout) {
-        (Listed::All, _) | (Listed::Absent, Layout::Classic) => true,
+        (Listed::All, _) | (Listed::Absent, Layout::Classic | Layout::Istio | Layout::IstioIptables) => true,
         (Listed::These(_), _) | (Listed::Absent, Layout::Scoped) => false,
     };
     if everything {
@@ -219,10 +230,10 @@ fn inbound(values: &mut Values<'_>, layout: Layout) -> Inbound {
     }
     if let Some(given) = values.raw.first(Key::ExcludeInbound) {
         let remedy = "give --inbound '*', or leave the exclusion out";
-        values.faults.option(given, "has no effect unless all inbound ports are captured", remedy);
+        values.nonsense(given, &given.text, "has no effect unless all inbound ports are captured", remedy);
     }
     Inbound::Only(match included {
-        Listed::These(ranges) => ranges.into_iter().collect(),
+        Listed::These(ranges) => values.port_set(ranges),
         Listed::All | Listed::Absent => PortSet::default(),
     })
 }
@@ -246,13 +257,21 @@ fn dns(values: &mut Values<'_>) -> Dns {
             true => ("has no effect beside --capture-all-dns", "leave one of the two out"),
             false => ("has no effect without --redirect-dns", "give --redirect-dns too"),
         };
-        values.faults.option(given, problem, remedy);
+        values.nonsense(given, &given.text, problem, remedy);
     }
     match (redirect, all) {
         (false, _) => Dns::Off,
         (true, true) => Dns::All { port },
         (true, false) => {
-            Dns::Servers { port, servers: servers.unwrap_or_else(|| values.facts.resolvers.clone()) }
+            let servers = servers.unwrap_or_else(|| values.facts.resolvers.clone());
+            if !servers.is_empty() {
+                return Dns::Servers { port, servers };
+            }
+            if let Some(given) = values.raw.first(Key::RedirectDns) {
+                let problem = "captures nothing: no DNS server is given, and /etc/resolv.conf names none";
+                values.nonsense(given, &given.text, problem, "give --dns-server or --capture-all-dns");
+            }
+            Dns::Off
         }
     }
 }
@@ -275,7 +294,7 @@ fn identities(values: &mut Values<'_>, policy: &CapturePolicy, layout: Option<La
     match &policy.outbound.owners {
         Owners::Everyone => {
             let captures = match &policy.outbound.destinations {
-                Destinations::All => true,
+                Destinations::All { .. } => true,
                 Destinations::Some { cidrs, ports } => !cidrs.is_empty() || !ports.is_empty(),
             };
             if layout == Some(Layout::Scoped) && captures {
@@ -313,7 +332,7 @@ fn capture_ports(values: &mut Values<'_>, policy: &CapturePolicy) {
         && let Some(given) = tunnel.iter().find_map(|key| values.raw.first(*key))
     {
         let remedy = "give the tunnel and the capture ports different numbers";
-        values.faults.value(
+        values.nonsense(
             given,
             &tunnel_port.to_string(),
             "is both the tunnel port and a capture port",
@@ -324,7 +343,7 @@ fn capture_ports(values: &mut Values<'_>, policy: &CapturePolicy) {
         for own in [port, inbound_port] {
             if ports.contains(own) {
                 let remedy = "name the application's ports, not the proxy's";
-                values.faults.value(given, &own.to_string(), "is where captured traffic goes", remedy);
+                values.nonsense(given, &own.to_string(), "is where captured traffic goes", remedy);
             }
             if port == inbound_port {
                 break;
@@ -338,6 +357,7 @@ fn capture_ports(values: &mut Values<'_>, policy: &CapturePolicy) {
     }
     if let Dns::Servers { port: dns, .. } | Dns::All { port: dns } = policy.dns
         && [port, inbound_port].contains(&dns)
+        && !values.letter
     {
         let problem = format!("port {dns} is both the DNS port and a capture port");
         values.faults.whole(problem, "give --dns-port another number");

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::ports::NotAPort;
-use super::{Cidr, Facts, Gid, IfName, Mark, Port, PortRange, PortSet, Uid};
+use super::{Cidr, Facts, Family, Gid, IfName, Mark, Port, PortRange, PortSet, Uid};
+use crate::input::fault::quote;
 use crate::input::options::{Key, option};
 use crate::input::{Faults, Raw, Sourced};
 
@@ -15,6 +16,9 @@ pub(super) struct Values<'a> {
     pub(super) raw: &'a Raw,
     pub(super) facts: &'a Facts,
     pub(super) faults: &'a mut Faults,
+    /// istio-iptables is meant to the letter: what it takes is taken, repetitions are kept, and what makes no sense
+    /// but loads is a warning.
+    pub(super) letter: bool,
     /// What is accepted but worth saying.
     pub(super) warnings: Vec<String>,
 }
@@ -27,6 +31,14 @@ pub(super) enum Listed<T> {
 }
 
 impl<'a> Values<'a> {
+    /// A fault, unless istio-iptables is meant to the letter and would take it: then a warning.
+    pub(super) fn nonsense(&mut self, given: &Sourced, part: &str, problem: &str, remedy: &str) {
+        match self.letter {
+            true => self.warnings.push(format!("{}: {} {problem}", given.origin, quote(part))),
+            false => self.faults.value(given, part, problem, remedy),
+        }
+    }
+
     /// The one text given for `key`.
     pub(super) fn one(&mut self, key: Key) -> Option<&'a Sourced> {
         let given = self.raw.get(key)?;
@@ -157,9 +169,18 @@ impl<'a> Values<'a> {
 
     pub(super) fn ports(&mut self, key: Key) -> PortSet {
         match self.port_list(key, false) {
-            Listed::These(ranges) => ranges.into_iter().collect(),
+            Listed::These(ranges) => self.port_set(ranges),
             Listed::All | Listed::Absent => PortSet::default(),
         }
+    }
+
+    pub(super) fn port_set(&self, ranges: Vec<PortRange>) -> PortSet {
+        if self.letter { PortSet::with_repetitions(ranges) } else { ranges.into_iter().collect() }
+    }
+
+    /// Takes repeated items once, unless the letter counts.
+    fn once<T: Ord + Clone>(&self, items: Vec<T>) -> Vec<T> {
+        if self.letter { items } else { unique(items) }
     }
 
     pub(super) fn cidr_list(&mut self, key: Key, wildcard: bool) -> Listed<Cidr> {
@@ -174,7 +195,7 @@ impl<'a> Values<'a> {
                 return None;
             };
             if cidr.is_mapped_ipv4() {
-                this.faults.value(
+                this.nonsense(
                     given,
                     item,
                     "is IPv4 written as IPv6, which no packet carries",
@@ -187,9 +208,19 @@ impl<'a> Values<'a> {
             Some(cidr)
         });
         match list {
-            Listed::These(cidrs) => Listed::These(unique(cidrs)),
+            Listed::These(cidrs) => Listed::These(self.once(cidrs)),
             other @ (Listed::All | Listed::Absent) => other,
         }
+    }
+
+    /// The IPv4 loopback network, 127.0.0.0/8 or a part of it.
+    pub(super) fn loopback(&mut self) -> Cidr {
+        let remedy = "give a part of 127.0.0.0/8 such as 127.0.0.1/32";
+        self.parse(Key::LoopbackCidr, Family::V4.loopback(), "a loopback network", remedy, |text| {
+            let cidr = text.parse::<Cidr>().ok().filter(|_| text.contains('/'))?;
+            let inside = cidr.family() == Family::V4 && cidr.begins_at_loopback() && cidr.prefix_len() >= 8;
+            inside.then_some(cidr)
+        })
     }
 
     pub(super) fn interfaces(&mut self, key: Key) -> Vec<IfName> {
@@ -201,7 +232,7 @@ impl<'a> Values<'a> {
             }
             name
         });
-        unique(these(list))
+        self.once(these(list))
     }
 
     pub(super) fn addresses(&mut self, key: Key) -> Option<Vec<IpAddr>> {
@@ -214,7 +245,7 @@ impl<'a> Values<'a> {
         });
         match list {
             Listed::Absent => None,
-            list @ (Listed::All | Listed::These(_)) => Some(unique(these(list))),
+            list @ (Listed::All | Listed::These(_)) => Some(self.once(these(list))),
         }
     }
 
@@ -263,7 +294,7 @@ impl<'a> Values<'a> {
         match list {
             Listed::Absent => None,
             Listed::All => Some(Listed::All),
-            Listed::These(ids) => Some(Listed::These(unique(ids))),
+            Listed::These(ids) => Some(Listed::These(self.once(ids))),
         }
     }
 }

@@ -33,7 +33,9 @@ impl Applied {
         let open = plural(self.open, "open connection");
         Some(match self.layout {
             // conntrack adopts a live connection as new when NAT appears (nf_conntrack_tcp_loose).
-            Layout::Classic => format!("{open} may be reset: this layout captures them in mid-flow"),
+            Layout::Classic | Layout::Istio | Layout::IstioIptables => {
+                format!("{open} may be reset: this layout captures them in mid-flow")
+            }
             Layout::Scoped => format!("{open} go on uncaptured until they end"),
         })
     }

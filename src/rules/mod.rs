@@ -9,7 +9,7 @@ pub mod compile;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::policy::{Cidr, Family, Gid, IfName, Port, PortRange, RuleId, Uid};
+use crate::policy::{Cidr, Family, Gid, IfName, Mark, Port, PortRange, RuleId, Uid};
 
 /// A table of iptables, or of nftables under its name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -188,6 +188,72 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// What conntrack knows of a packet's connection (iptables-extensions(8), conntrack).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConnState {
+    /// It fits no connection and begins none.
+    Invalid,
+    /// It begins one.
+    New,
+    /// It begins one that belongs to another.
+    Related,
+    /// Packets were seen both ways.
+    Established,
+}
+
+impl ConnState {
+    /// Every state, as iptables-save orders them.
+    pub const ALL: [ConnState; 4] =
+        [ConnState::Invalid, ConnState::New, ConnState::Related, ConnState::Established];
+
+    /// iptables' word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ConnState::Invalid => "INVALID",
+            ConnState::New => "NEW",
+            ConnState::Related => "RELATED",
+            ConnState::Established => "ESTABLISHED",
+        }
+    }
+}
+
+/// What TPROXY needs of routing, beside rules: packets with the mark are delivered here whatever their destination
+/// (Documentation/networking/tproxy.rst), and IPv6 needs the address that the proxy passes traffic through from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Routing {
+    /// `ip address add ::6/128 dev lo`; IPv4's 127.0.0.6 is local without it.
+    PassthroughAddress,
+    /// `ip route add local default dev lo table TABLE`.
+    Route {
+        /// Of which family.
+        family: Family,
+        /// The table's number.
+        table: u32,
+    },
+    /// `ip rule add fwmark MARK lookup TABLE`.
+    Rule {
+        /// Of which family.
+        family: Family,
+        /// The mark, all of it.
+        mark: Mark,
+        /// The table's number.
+        table: u32,
+    },
+}
+
+impl fmt::Display for Routing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Routing::PassthroughAddress => f.write_str("IPv6: address ::6/128 on lo"),
+            Routing::Route { family, table } => write!(f, "{family}: local default route in table {table}"),
+            Routing::Rule { family, mark, table } => {
+                write!(f, "{family}: routing rule fwmark {mark} lookup {table}")
+            }
+        }
+    }
+}
+
 /// A condition on a packet. Sets mean "one of them".
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Test {
@@ -213,6 +279,12 @@ pub enum Test {
     OwnerGid(Vec<Gid>),
     /// The destination is one of this host's addresses.
     DestinationIsLocal,
+    /// What conntrack knows of the connection.
+    ConnState(Vec<ConnState>),
+    /// The packet's mark, all of it.
+    Mark(Mark),
+    /// The connection's mark, all of it.
+    Connmark(Mark),
     /// Anything we do not model, as printed.
     Opaque(String),
 }
@@ -234,6 +306,21 @@ pub enum Verdict {
     Goto(String),
     /// NAT to a port of this host (iptables-extensions(8), REDIRECT).
     Redirect(Port),
+    /// Hands the packet to a local socket, addresses unchanged, and marks it (iptables-extensions(8), TPROXY).
+    Tproxy {
+        /// The socket's port.
+        port: Port,
+        /// The mark.
+        mark: Mark,
+    },
+    /// Sets the packet's mark; the next rule follows.
+    SetMark(Mark),
+    /// Copies the packet's mark to its connection; the next rule follows.
+    SaveMark,
+    /// Copies the connection's mark to the packet; the next rule follows.
+    RestoreMark,
+    /// Puts the packet's connection into a conntrack zone (iptables-extensions(8), CT).
+    Zone(u16),
     /// Anything we do not model, as printed.
     Opaque(String),
 }
@@ -243,6 +330,8 @@ pub enum Verdict {
 pub struct RuleSet {
     /// In order of family, then as compiled or as read.
     pub chains: Vec<Chain>,
+    /// What the rules need of routing, in the order in which it is made.
+    pub routing: Vec<Routing>,
 }
 
 impl RuleSet {
@@ -290,6 +379,11 @@ impl Rule {
             | Verdict::Drop
             | Verdict::Return
             | Verdict::Redirect(_)
+            | Verdict::Tproxy { .. }
+            | Verdict::SetMark(_)
+            | Verdict::SaveMark
+            | Verdict::RestoreMark
+            | Verdict::Zone(_)
             | Verdict::Opaque(_) => None,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::Environment;
 use crate::backend::choose::{self, Choice};
+use crate::backend::claim::Claim;
 use crate::backend::plan::{self, Plan, Purpose};
 use crate::backend::{Observed, ownership};
 use crate::error::{Error, Result};
@@ -38,7 +39,7 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<Applie
         policy: request.policy.clone(),
         layout: request.layout,
         families,
-        changed: plan.steps().map(ToString::to_string).collect(),
+        changed: plan.changes(),
         open,
         notes: ownership::ahead(&observed.of(choice.variant)),
         choice,
@@ -54,7 +55,7 @@ pub(super) fn prepare(request: &Request, environment: &Environment) -> Result<Re
     let machine = super::machine(settings, environment);
     let look = observe::look(&machine)?;
     preflight::readable(&look, settings.variant)?;
-    let observed = look.observed;
+    let mut observed = look.observed;
     preflight::no_ambient(&observed)?;
     preflight::no_other_mesh(&observed)?;
     if *layout == Layout::Scoped {
@@ -63,6 +64,7 @@ pub(super) fn prepare(request: &Request, environment: &Environment) -> Result<Re
     let choice = choose::variant(settings.variant, &observed, &machine.tools)?;
     let families = choose::families(policy.ipv6, &observed, choice.variant, &machine.tools)?;
     let wanted = compile(policy, *layout, families);
+    observed.claim = Claim { named: wanted.clone(), all: settings.all };
     let plan = plan::plan(&wanted, choice.variant, &observed);
     Ok(Ready { machine, observed, choice, families, wanted, plan })
 }

@@ -2,6 +2,7 @@
 
 use super::{Environment, apply};
 use crate::backend::choose::Choice;
+use crate::backend::claim::Claim;
 use crate::backend::{ownership, plan};
 use crate::error::Result;
 use crate::host::{self, namespace, observe, preflight};
@@ -9,7 +10,7 @@ use crate::policy::settings::{Settings, Variant};
 use crate::report::Cleaned;
 use crate::rules::RuleSet;
 
-pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<Cleaned> {
+pub(super) fn run(settings: &Settings, named: RuleSet, environment: &Environment) -> Result<Cleaned> {
     namespace::enter(settings, false)?;
     let _lock = namespace::lock(settings)?;
     let machine = super::machine(settings, environment);
@@ -20,13 +21,17 @@ pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<Clea
     if let Some(only) = settings.variant {
         observed.rules.retain(|variant, _| *variant == only);
     }
-    let mut notes: Vec<String> = observed.rules.values().flat_map(ownership::ahead).collect();
-    notes.iter_mut().for_each(|note| note.push_str(" (left: whose it is cannot be told)"));
+    observed.claim = Claim { named, all: settings.all };
+    let ahead = |variant| ownership::ahead(&observed.of(variant));
+    let mut notes: Vec<String> = Variant::ALL.into_iter().flat_map(ahead).collect();
+    notes
+        .iter_mut()
+        .for_each(|note| note.push_str(" (left: whose it is cannot be told; --all takes it too)"));
     let nothing = RuleSet::default();
     let choice = Choice { variant: Variant::Nft, reason: "" };
     let plan = plan::plan(&nothing, choice.variant, &observed);
     host::apply::apply(&plan, &machine, &mut observed, |observed, purpose| {
         apply::holds(&nothing, &choice, observed, purpose)
     })?;
-    Ok(Cleaned { changed: plan.steps().map(ToString::to_string).collect(), notes })
+    Ok(Cleaned { changed: plan.changes(), notes })
 }

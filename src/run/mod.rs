@@ -3,6 +3,7 @@
 mod apply;
 mod clean;
 mod input;
+mod istio;
 mod plan;
 mod recover;
 mod status;
@@ -18,6 +19,7 @@ use crate::input::fault::quote;
 use crate::input::options::{Key, Part, option};
 use crate::policy::settings::{Output, Settings};
 use crate::report::{Answer, Failure, Report};
+use crate::rules::RuleSet;
 
 /// The process environment.
 pub type Environment = [(OsString, OsString)];
@@ -29,6 +31,7 @@ pub fn main(words: Vec<OsString>, environment: &Environment) -> Answer {
     let json = asks_for_json(&words);
     let (verb, flags, explicit) = match cli::parse(words) {
         Parsed::Call { verb, flags, explicit } => (verb, flags, explicit),
+        Parsed::Istio(given) => return istio::main(&given, environment),
         Parsed::Answer(text) => return Answer { stdout: text, ..Answer::default() },
         Parsed::Misuse(text) if !json => return Answer { stderr: text, code: 64, ..Answer::default() },
         Parsed::Misuse(text) => {
@@ -70,7 +73,7 @@ fn answer(
         }
         Verb::Clean => {
             let settings = given.settings()?;
-            Ok(clean::run(&settings, environment)?.answer(settings.output))
+            Ok(clean::run(&settings, RuleSet::default(), environment)?.answer(settings.output))
         }
     }
 }

@@ -7,10 +7,10 @@ use crate::eval::sockets;
 use crate::host::{namespace, observe, preflight};
 use crate::policy::settings::{Settings, Variant};
 use crate::policy::validate::Request;
-use crate::policy::{Families, Family};
+use crate::policy::{Families, Family, RuleId};
 use crate::report::{Counter, Status};
-use crate::rules::RuleSet;
 use crate::rules::compile::compile;
+use crate::rules::{Chain, Rule, RuleSet};
 
 pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<Status> {
     namespace::enter(settings, false)?;
@@ -52,7 +52,7 @@ fn judge(observed: &Observed, only: Option<Variant>, sockets: &[sockets::Socket]
     };
     Status::Captured {
         whole,
-        counters: counters(&rules),
+        counters: counters(&rules, &compile(&request.policy, request.layout, families)),
         older: sockets::older(sockets, &request.policy),
         layout: request.layout,
         policy: Box::new(request.policy),
@@ -70,7 +70,8 @@ fn policy_of(
     families: Families,
     observed: &Observed,
 ) -> Option<(Request, bool)> {
-    let both = recover::request(rules);
+    let routing = &observed.routing;
+    let both = recover::request(rules, routing);
     let whole = both.as_ref().is_some_and(|request| {
         let wanted = compile(&request.policy, request.layout, families);
         plan::plan(&wanted, variant, observed).is_empty()
@@ -78,24 +79,34 @@ fn policy_of(
     if whole {
         return both.map(|request| (request, true));
     }
-    let alone = Family::both().find_map(|family| recover::request(&of_family(rules, family)));
+    let alone = Family::both().find_map(|family| recover::request(&of_family(rules, family), routing));
     alone.or(both).map(|request| (request, false))
 }
 
 fn of_family(rules: &RuleSet, family: Family) -> RuleSet {
-    RuleSet { chains: rules.chains.iter().filter(|chain| chain.family == family).cloned().collect() }
+    let chains = rules.chains.iter().filter(|chain| chain.family == family).cloned().collect();
+    RuleSet { chains, routing: rules.routing.clone() }
 }
 
 fn has_ours(rules: &RuleSet, family: Family) -> bool {
     ownership::holds_ours(&of_family(rules, family))
 }
 
+/// The clause that a rule stands for: it says so, or the policy's own rule that is the same does.
+fn clause(chain: &Chain, rule: &Rule, wanted: &RuleSet) -> Option<RuleId> {
+    let same = || {
+        let wanted = wanted.chain(chain.family, &chain.table, &chain.name)?;
+        wanted.rules.iter().find(|of| of.same(rule))?.id
+    };
+    recover::clause(rule).or(rule.id).or_else(same)
+}
+
 /// Counters of our rules, summed per clause and family, in the order of the rules.
-fn counters(rules: &RuleSet) -> Vec<Counter> {
+fn counters(rules: &RuleSet, wanted: &RuleSet) -> Vec<Counter> {
     let mut counters: Vec<Counter> = Vec::new();
     for chain in &rules.chains {
         for rule in &chain.rules {
-            let (Some(id), Some(seen)) = (recover::clause(rule), &rule.seen) else { continue };
+            let (Some(id), Some(seen)) = (clause(chain, rule, wanted), &rule.seen) else { continue };
             match counters.iter_mut().find(|counter| counter.id == id && counter.family == chain.family) {
                 Some(counter) => {
                     counter.packets += seen.packets;

@@ -61,6 +61,26 @@ pub fn read_system(path: &str) -> Result<Option<String>> {
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
+/// Writes `text` over the beginning of the file at `path`, which is made if it is not there; what it had beyond
+/// stays, as istio-iptables leaves it.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_over(path: &str, text: &str) -> Result<()> {
+    use std::io::Write;
+    let failed = |error: std::io::Error| {
+        Error::new(Class::Usage, format!("{path} cannot be written: {error}"))
+            .remedy("give a file that can be written")
+    };
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(path);
+    file.map_err(failed)?.write_all(text.as_bytes()).map_err(failed)
+}
+
 /// Whether `path` is there.
 #[must_use]
 pub fn exists(path: &str) -> bool {

@@ -7,3 +7,5 @@ pub mod lock;
 pub mod netlink;
 pub mod netns;
 pub mod privilege;
+pub mod probe;
+pub mod routing;

@@ -80,7 +80,8 @@ impl Ours {
 
 /// The transaction that turns `have` into `want`; `None` if they are the same.
 #[must_use]
-pub fn transaction(table: &Table, have: &Ours, want: &Ours) -> Option<String> {
+pub fn transaction(family: Family, table: &Table, have: &Ours, want: &Ours) -> Option<String> {
+    let spec = |rule: &Rule| spec(rule, family);
     let mut create = Vec::new();
     let mut unhook = Vec::new();
     let mut flush = Vec::new();
@@ -108,7 +109,7 @@ pub fn transaction(table: &Table, have: &Ours, want: &Ours) -> Option<String> {
             continue;
         }
         unhook.extend(present.iter().map(|hooked| format!("-D {chain} {}", spec(&hooked.rule))));
-        hook.extend(insertions(chain, hooks));
+        hook.extend(insertions(chain, hooks, spec));
     }
     for (chain, present) in have.hooks.iter().filter(|(chain, _)| !want.hooks.contains_key(*chain)) {
         unhook.extend(present.iter().map(|hooked| format!("-D {chain} {}", spec(&hooked.rule))));
@@ -119,10 +120,10 @@ pub fn transaction(table: &Table, have: &Ours, want: &Ours) -> Option<String> {
 }
 
 /// The line of a rule with single-member sets: as read, if it was read, so that `-D` names exactly that rule.
-fn spec(rule: &Rule) -> String {
+fn spec(rule: &Rule, family: Family) -> String {
     match &rule.seen {
         Some(seen) => seen.spec.clone(),
-        None => render::specs(rule).join(" "),
+        None => render::specs(rule, family).join(" "),
     }
 }
 
@@ -144,7 +145,7 @@ fn same_hooks(have: &[Hooked], want: &[Hooked]) -> bool {
         })
 }
 
-fn insertions(chain: &str, hooks: &[Hooked]) -> Vec<String> {
+fn insertions(chain: &str, hooks: &[Hooked], spec: impl Fn(&Rule) -> String) -> Vec<String> {
     let mut lines = Vec::new();
     let mut first = 0;
     for hooked in hooks {

@@ -3,3 +3,4 @@
 pub mod diff;
 pub mod parse;
 pub mod render;
+pub mod transcript;

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::policy::{Cidr, Family, Gid, IfName, Port, PortRange, Uid};
+use crate::policy::{Cidr, Family, Gid, IfName, Mark, Port, PortRange, Uid};
 use crate::rules::compile::PRIORITY_NAT_DST;
-use crate::rules::{Base, Chain, Hook, Match, Place, Protocol, Rule, RuleSet, Seen, Table, Test, Verdict};
+use crate::rules::{
+    Base, Chain, ConnState, Hook, Match, Place, Protocol, Rule, RuleSet, Seen, Table, Test, Verdict,
+};
 
 /// What `iptables-save` printed that is no `iptables-save` text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,12 +177,14 @@ impl<'a> Reader<'a> {
                 }
                 "-m" => {
                     module = self.next().unwrap_or_default().to_owned();
-                    if !matches!(module.as_str(), "tcp" | "udp" | "owner" | "addrtype" | "comment") {
+                    if !MODELLED.contains(&module.as_str()) {
                         self.opaque(from);
                     }
                 }
                 "--comment" if module == "comment" => self.comment = self.next().map(str::to_owned),
                 option => match self.test(&module, option) {
+                    // As a set of which one is enough, iptables has several lines; this is one.
+                    Some(Test::DestinationPort(ranges)) if ranges.len() > 1 && !negated => self.opaque(from),
                     Some(test) => self.matches.push(Match { negated, test }),
                     None => self.opaque(from),
                 },
@@ -219,6 +223,12 @@ impl<'a> Reader<'a> {
             }
             ("--uid-owner", "owner") => Uid::parse(value).map(|uid| Test::OwnerUid(vec![uid])),
             ("--gid-owner", "owner") => Gid::parse(value).map(|gid| Test::OwnerGid(vec![gid])),
+            ("--dports", "multiport") => {
+                value.split(',').map(range).collect::<Option<_>>().map(Test::DestinationPort)
+            }
+            ("--ctstate", "conntrack") => states(value).map(Test::ConnState),
+            ("--mark", "mark") => value.parse().ok().map(Test::Mark),
+            ("--mark", "connmark") => value.parse().ok().map(Test::Connmark),
             ("--dst-type", "addrtype") => (value == "LOCAL").then_some(Test::DestinationIsLocal),
             (_, _) => None,
         };
@@ -229,28 +239,53 @@ impl<'a> Reader<'a> {
     }
 
     fn target(&mut self, option: &str, target: &str, is_chain: impl Fn(&str) -> bool) -> Verdict {
-        let rest = self.words.get(self.at..).unwrap_or_default();
+        let rest: Vec<&str> = self.words.iter().skip(self.at).map(String::as_str).collect();
+        let opaque = || Verdict::Opaque([&[option, target], rest.as_slice()].concat().join(" "));
         let plain = rest.is_empty();
-        match (option, target, rest) {
+        match (option, target, rest.as_slice()) {
             ("-j", "ACCEPT", []) => Verdict::Accept,
             ("-j", "DROP", []) => Verdict::Drop,
             ("-j", "RETURN", []) => Verdict::Return,
-            ("-j", "REDIRECT", [to, port]) if to == "--to-ports" => match port.parse::<Port>() {
+            ("-j", "REDIRECT", ["--to-ports", port]) => match port.parse::<Port>() {
                 Ok(port) => Verdict::Redirect(port),
-                Err(_) => Verdict::Opaque(format!("-j REDIRECT --to-ports {port}")),
+                Err(_) => opaque(),
+            },
+            ("-j", "TPROXY", ["--on-port", port, "--on-ip", "0.0.0.0" | "::", "--tproxy-mark", mark]) => {
+                let mark = mark.strip_suffix("/0xffffffff").and_then(|mark| mark.parse::<Mark>().ok());
+                match (port.parse::<Port>(), mark) {
+                    (Ok(port), Some(mark)) => Verdict::Tproxy { port, mark },
+                    (_, _) => opaque(),
+                }
+            }
+            ("-j", "MARK", ["--set-xmark", mark]) => {
+                match mark.strip_suffix("/0xffffffff").and_then(|mark| mark.parse().ok()) {
+                    Some(mark) => Verdict::SetMark(mark),
+                    None => opaque(),
+                }
+            }
+            ("-j", "CONNMARK", ["--save-mark", "--nfmask", "0xffffffff", "--ctmask", "0xffffffff"]) => {
+                Verdict::SaveMark
+            }
+            ("-j", "CONNMARK", ["--restore-mark", "--nfmask", "0xffffffff", "--ctmask", "0xffffffff"]) => {
+                Verdict::RestoreMark
+            }
+            ("-j", "CT", ["--zone", zone]) => match zone.parse() {
+                Ok(zone) => Verdict::Zone(zone),
+                Err(_) => opaque(),
             },
             ("-j", chain, _) if plain && is_chain(chain) => Verdict::Jump(chain.to_owned()),
             ("-g", chain, _) if plain && is_chain(chain) => Verdict::Goto(chain.to_owned()),
-            (option, target, rest) => {
-                let mut text = format!("{option} {target}");
-                for word in rest {
-                    text.push(' ');
-                    text.push_str(word);
-                }
-                Verdict::Opaque(text)
-            }
+            (_, _, _) => opaque(),
         }
     }
+}
+
+/// The match modules whose options are modelled, some of them in part.
+const MODELLED: &[&str] =
+    &["tcp", "udp", "owner", "addrtype", "comment", "multiport", "conntrack", "mark", "connmark"];
+
+fn states(text: &str) -> Option<Vec<ConnState>> {
+    text.split(',').map(|word| ConnState::ALL.into_iter().find(|state| state.as_str() == word)).collect()
 }
 
 fn range(text: &str) -> Option<PortRange> {
@@ -273,6 +308,15 @@ mod tests {
             "-p tcp -m tcp --dport 8000:8080 --tcp-flags FIN,SYN,RST,ACK SYN -m addrtype --dst-type LOCAL -j ISTIO_REDIRECT",
             "-p tcp -j REDIRECT --to-ports 15001",
             "-s 10.0.0.0/8 -i eth+ -p udp -m udp --sport 53 -g ISTIO_REDIRECT",
+            "-m conntrack --ctstate INVALID -j DROP",
+            "-p tcp -m tcp --dport 80 -m conntrack --ctstate RELATED,ESTABLISHED -j ISTIO_REDIRECT",
+            "! -d 127.0.0.1/32 -o lo -p tcp -m multiport ! --dports 53,15008 -m owner --uid-owner 1337 -j ISTIO_REDIRECT",
+            "-m owner ! --gid-owner 1 -m owner ! --gid-owner 2 -j RETURN",
+            "-p tcp -m mark --mark 0x539 -j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff",
+            "-p tcp -m connmark --mark 0x539 -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff",
+            "-i lo -p tcp -m mark ! --mark 0x53a -j MARK --set-xmark 0x539/0xffffffff",
+            "! -d 127.0.0.1/32 -p tcp -j TPROXY --on-port 15006 --on-ip 0.0.0.0 --tproxy-mark 0x539/0xffffffff",
+            "-p udp -m udp --dport 53 -m owner --uid-owner 1337 -j CT --zone 1",
             r#"-m comment --comment "quoted \"word\" \\ end" -j ACCEPT"#,
         ];
         let mut text = "*nat\n:OUTPUT ACCEPT [1:2]\n:ISTIO_REDIRECT - [0:0]\n".to_owned();
@@ -283,7 +327,7 @@ mod tests {
         let output = &rules.chains[0];
         assert_eq!(output.base, Some(Base { hook: Hook::Output, priority: -100, accepts: true }));
         for (rule, line) in output.rules.iter().zip(lines) {
-            assert_eq!(render::specs(rule), [line]);
+            assert_eq!(render::specs(rule, Family::V4), [line]);
             let opaque = rule.matches.iter().any(|m| matches!(m.test, Test::Opaque(_)));
             assert!(
                 !opaque && !matches!(rule.verdict, Verdict::Opaque(_)),
@@ -310,11 +354,15 @@ mod tests {
     fn what_is_not_modelled_stays_opaque() {
         for line in [
             "-d 127.0.0.11/32 -p udp -m udp --dport 53 -j DNAT --to-destination 127.0.0.11:35949",
-            "-p tcp -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            "-p tcp -m conntrack --ctstate RELATED,SNAT -j ACCEPT",
+            "-p tcp -m mark --mark 0x1/0xff -j ACCEPT",
+            "-j MARK --set-xmark 0x1/0xff",
+            "-j CONNMARK --save-mark --nfmask 0xff --ctmask 0xff",
+            "-j CT --zone-orig 1",
             "-m owner --uid-owner 1000-1999 -j RETURN",
             "-m owner --uid-owner 0 --suppl-groups -j RETURN",
             "-d 10.0.0.0/255.0.0.255 -j RETURN",
-            "-p tcp -m multiport ! --dports 53,15008 -m owner --uid-owner 1337 -j RETURN",
+            "-p tcp -m multiport --dports 53,15008 -j RETURN",
             "-p tcp -j REDIRECT --to-ports 1-2",
             "-j UNKNOWN",
         ] {

@@ -1,13 +1,13 @@
 //! Rules to lines. A line is spelled exactly as `iptables-save` prints it, so that what `plan` shows is what a
 //! reader finds in the kernel afterwards.
 
-use crate::policy::{Cidr, PortRange};
-use crate::rules::{Match, Protocol, Rule, Test, Verdict};
+use crate::policy::{Cidr, Family, Mark, PortRange};
+use crate::rules::{ConnState, Match, Protocol, Rule, Test, Verdict};
 
 /// The lines of `rule` without `-A CHAIN`: a set becomes a line for each of its members.
 #[must_use]
-pub fn specs(rule: &Rule) -> Vec<String> {
-    spread(rule).iter().map(spec).collect()
+pub fn specs(rule: &Rule, family: Family) -> Vec<String> {
+    spread(rule).iter().map(|rule| spec(rule, family)).collect()
 }
 
 /// `rule` as rules whose sets have one member each: what iptables has instead of sets.
@@ -16,6 +16,13 @@ pub fn spread(rule: &Rule) -> Vec<Rule> {
     let mut spread = vec![Rule { matches: Vec::new(), ..rule.clone() }];
     for condition in &rule.matches {
         let singles = singles(&condition.test);
+        if condition.negated && matches!(condition.test, Test::DestinationPort(_)) {
+            // The tcp match takes one port; multiport takes them together.
+            for rule in &mut spread {
+                rule.matches.push(condition.clone());
+            }
+            continue;
+        }
         if condition.negated {
             // "None of them" holds in one rule: every member is excluded in turn.
             for rule in &mut spread {
@@ -55,9 +62,13 @@ fn singles(test: &Test) -> Vec<Test> {
         Test::DestinationPort(items) => each(items, Test::DestinationPort),
         Test::OwnerUid(items) => each(items, Test::OwnerUid),
         Test::OwnerGid(items) => each(items, Test::OwnerGid),
-        Test::Protocol(_) | Test::FirstPacket | Test::DestinationIsLocal | Test::Opaque(_) => {
-            vec![test.clone()]
-        }
+        Test::Protocol(_)
+        | Test::FirstPacket
+        | Test::DestinationIsLocal
+        | Test::ConnState(_)
+        | Test::Mark(_)
+        | Test::Connmark(_)
+        | Test::Opaque(_) => vec![test.clone()],
     }
 }
 
@@ -72,14 +83,15 @@ fn position(test: &Test) -> u8 {
         Test::SourcePort(_) => 5,
         Test::DestinationPort(_) => 6,
         Test::FirstPacket => 7,
-        Test::OwnerUid(_) | Test::OwnerGid(_) => 8,
-        Test::DestinationIsLocal => 9,
-        Test::Opaque(_) => 10,
+        Test::ConnState(_) | Test::Mark(_) | Test::Connmark(_) => 8,
+        Test::OwnerUid(_) | Test::OwnerGid(_) => 9,
+        Test::DestinationIsLocal => 10,
+        Test::Opaque(_) => 11,
     }
 }
 
 /// One line of a rule whose sets have one member each.
-fn spec(rule: &Rule) -> String {
+fn spec(rule: &Rule, family: Family) -> String {
     let mut matches: Vec<&Match> = rule.matches.iter().collect();
     matches.sort_by_key(|condition| position(&condition.test));
     let mut protocol = &Protocol::Tcp;
@@ -91,9 +103,9 @@ fn spec(rule: &Rule) -> String {
     let mut words: Vec<String> = Vec::new();
     let mut ports_loaded = false;
     for condition in matches {
-        if matches!(condition.test, Test::SourcePort(_) | Test::DestinationPort(_) | Test::FirstPacket)
-            && !ports_loaded
-        {
+        let one_port = matches!(&condition.test, Test::DestinationPort(ranges) if ranges.len() == 1);
+        let of_protocol = one_port || matches!(condition.test, Test::SourcePort(_) | Test::FirstPacket);
+        if of_protocol && !ports_loaded {
             words.push(format!("-m {}", protocol));
             ports_loaded = true;
         }
@@ -102,7 +114,7 @@ fn spec(rule: &Rule) -> String {
     if let Some(comment) = &rule.comment {
         words.push(format!("-m comment --comment {}", quote(comment)));
     }
-    words.extend(verdict(&rule.verdict));
+    words.extend(verdict(&rule.verdict, family));
     words.join(" ")
 }
 
@@ -118,24 +130,49 @@ fn condition(condition: &Match) -> String {
         Test::OutInterface(names) => format!("{not}-o {}", first(names)),
         Test::Protocol(protocol) => format!("{not}-p {protocol}"),
         Test::SourcePort(ranges) => format!("{not}--sport {}", range(ranges)),
+        Test::DestinationPort(ranges) if ranges.len() > 1 => {
+            let ports: Vec<String> = ranges.iter().map(port_range).collect();
+            format!("-m multiport {not}--dports {}", ports.join(","))
+        }
         Test::DestinationPort(ranges) => format!("{not}--dport {}", range(ranges)),
         Test::FirstPacket => format!("{not}--tcp-flags FIN,SYN,RST,ACK SYN"),
         Test::OwnerUid(uids) => format!("-m owner {not}--uid-owner {}", first(uids)),
         Test::OwnerGid(gids) => format!("-m owner {not}--gid-owner {}", first(gids)),
         Test::DestinationIsLocal => format!("-m addrtype {not}--dst-type LOCAL"),
+        Test::ConnState(states) => format!("-m conntrack {not}--ctstate {}", states_text(states)),
+        Test::Mark(mark) => format!("-m mark {not}--mark {}", hex(*mark)),
+        Test::Connmark(mark) => format!("-m connmark {not}--mark {}", hex(*mark)),
         Test::Opaque(text) => text.clone(),
     }
 }
 
 fn range(ranges: &[PortRange]) -> String {
-    match ranges.first() {
-        Some(range) if range.first == range.last => range.first.to_string(),
-        Some(range) => format!("{}:{}", range.first, range.last),
-        None => String::new(),
+    ranges.first().map(port_range).unwrap_or_default()
+}
+
+/// A port or a range as iptables writes it.
+#[must_use]
+pub fn port_range(range: &PortRange) -> String {
+    match range.first == range.last {
+        true => range.first.to_string(),
+        false => format!("{}:{}", range.first, range.last),
     }
 }
 
-fn verdict(verdict: &Verdict) -> Option<String> {
+/// The states as `--ctstate` takes them.
+#[must_use]
+pub fn states_text(states: &[ConnState]) -> String {
+    states.iter().map(|state| state.as_str()).collect::<Vec<_>>().join(",")
+}
+
+fn hex(mark: Mark) -> String {
+    format!("0x{:x}", mark.0)
+}
+
+/// How iptables-save prints that all of a mark is copied.
+const WHOLE_MARK: &str = "--nfmask 0xffffffff --ctmask 0xffffffff";
+
+fn verdict(verdict: &Verdict, family: Family) -> Option<String> {
     Some(match verdict {
         Verdict::Continue => return None,
         Verdict::Accept => "-j ACCEPT".to_owned(),
@@ -144,6 +181,14 @@ fn verdict(verdict: &Verdict) -> Option<String> {
         Verdict::Jump(chain) => format!("-j {chain}"),
         Verdict::Goto(chain) => format!("-g {chain}"),
         Verdict::Redirect(port) => format!("-j REDIRECT --to-ports {port}"),
+        Verdict::Tproxy { port, mark } => {
+            let any = if family == Family::V4 { "0.0.0.0" } else { "::" };
+            format!("-j TPROXY --on-port {port} --on-ip {any} --tproxy-mark {}/0xffffffff", hex(*mark))
+        }
+        Verdict::SetMark(mark) => format!("-j MARK --set-xmark {}/0xffffffff", hex(*mark)),
+        Verdict::SaveMark => format!("-j CONNMARK --save-mark {WHOLE_MARK}"),
+        Verdict::RestoreMark => format!("-j CONNMARK --restore-mark {WHOLE_MARK}"),
+        Verdict::Zone(zone) => format!("-j CT --zone {zone}"),
         Verdict::Opaque(text) => text.clone(),
     })
 }

@@ -47,14 +47,8 @@ pub(super) fn compile(policy: &CapturePolicy, family: Family) -> Vec<Chain> {
             vec![rule(RuleId::OutboundHook, vec![tcp()], jump(OUTPUT))],
         ));
         let mut rules = Vec::new();
-        if let Ok(lo) = "lo".parse::<IfName>() {
-            let over_lo = Match::is(Test::OutInterface(vec![lo]));
-            rules.push(rule(
-                RuleId::OutboundOwnAddress,
-                vec![Match::not(loopback()), over_lo],
-                jump(REDIRECT),
-            ));
-        }
+        let over_lo = Match::is(Test::OutInterface(vec![IfName::lo()]));
+        rules.push(rule(RuleId::OutboundOwnAddress, vec![Match::not(loopback()), over_lo], jump(REDIRECT)));
         rules.extend(proxy(policy, rule));
         rules.push(rule(RuleId::OutboundLoopback, vec![Match::is(loopback())], Verdict::Return));
         rules.extend(destinations(&policy.outbound.destinations, family));
@@ -67,7 +61,7 @@ pub(super) fn compile(policy: &CapturePolicy, family: Family) -> Vec<Chain> {
 
 fn destinations(destinations: &Destinations, family: Family) -> Vec<Rule> {
     match destinations {
-        Destinations::All => vec![rule(RuleId::OutboundAll, vec![], jump(REDIRECT))],
+        Destinations::All { .. } => vec![rule(RuleId::OutboundAll, vec![], jump(REDIRECT))],
         Destinations::Some { cidrs, .. } => {
             // A rule for each network, because each carries its network in its comment.
             let include = |cidr: &Cidr| {

@@ -1,6 +1,7 @@
 //! Policy to rules. The only place where the order of rules is decided.
 
 pub mod classic;
+pub mod istio;
 mod scoped;
 
 use super::{Base, Chain, Hook, Match, Protocol, Rule, RuleSet, Table, Test, Verdict};
@@ -27,8 +28,13 @@ pub fn compile(policy: &CapturePolicy, layout: Layout, families: Families) -> Ru
     let chains = families.list().iter().flat_map(|family| match layout {
         Layout::Classic => classic::compile(policy, *family),
         Layout::Scoped => scoped::compile(policy, *family),
+        Layout::Istio | Layout::IstioIptables => istio::compile(policy, layout, *family),
     });
-    RuleSet { chains: chains.collect() }
+    let routing = match layout {
+        Layout::Classic | Layout::Scoped => Vec::new(),
+        Layout::Istio | Layout::IstioIptables => istio::routing(policy, families),
+    };
+    RuleSet { chains: chains.collect(), routing }
 }
 
 /// A chain of the nat table that is wholly ours.

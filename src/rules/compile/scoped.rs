@@ -89,7 +89,7 @@ fn captures(policy: &CapturePolicy, family: Family) -> Vec<Rule> {
     let Owners::Only { uids, gids } = &policy.outbound.owners else { return Vec::new() };
     let mut destinations: Vec<(RuleId, Option<Test>)> = Vec::new();
     match &policy.outbound.destinations {
-        Destinations::All => destinations.push((RuleId::OutboundAll, None)),
+        Destinations::All { .. } => destinations.push((RuleId::OutboundAll, None)),
         Destinations::Some { cidrs, ports } => {
             if !ports.is_empty() {
                 destinations

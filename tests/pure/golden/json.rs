@@ -25,6 +25,7 @@ fn request(args: &[&str]) -> Request {
         Parsed::Call { flags, .. } => {
             validate::request(&flags, &Facts::default(), Faults::default()).expect("a valid request")
         }
+        Parsed::Istio(_) => panic!("istio-iptables"),
         Parsed::Answer(text) | Parsed::Misuse(text) => panic!("{text}"),
     }
 }

@@ -202,7 +202,7 @@ proptest! {
         let opaque = matches!(rule.verdict, Verdict::Opaque(_))
             || rule.matches.iter().any(|condition| matches!(condition.test, Test::Opaque(_)));
         // A word is quoted where it need not be, which is the same word.
-        let rendered = render::specs(rule).join("\n").replace("\"word\"", "word");
+        let rendered = render::specs(rule, Family::V4).join("\n").replace("\"word\"", "word");
         prop_assert!(opaque || words(&rendered) == words(&line), "{line}\nrendered {rendered}\nread {rule:?}");
     }
 

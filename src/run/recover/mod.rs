@@ -1,7 +1,10 @@
 //! From rules back to the policy that they say: the input that would make them, validated like any other.
 
+mod istio;
+
 use std::collections::BTreeSet;
 
+use crate::backend::observed::Present;
 use crate::backend::ownership;
 use crate::input::{Faults, Key, Origin, Raw};
 use crate::policy::validate::{self, RESERVED_INBOUND, Request};
@@ -16,7 +19,7 @@ pub(super) fn clause(rule: &Rule) -> Option<RuleId> {
 
 /// The request whose rules are in `rules`; `None` if they are of a kind that this version does not make.
 /// Whether they are *exactly* its rules is for the caller to compare.
-pub(super) fn request(rules: &RuleSet) -> Option<Request> {
+pub(super) fn request(rules: &RuleSet, routing: &[Present]) -> Option<Request> {
     let ours = || {
         rules.chains.iter().flat_map(|chain| {
             let whole = ownership::is_our_chain(&chain.name);
@@ -24,11 +27,13 @@ pub(super) fn request(rules: &RuleSet) -> Option<Request> {
             ours.map(|rule| (chain.family, rule))
         })
     };
-    let scoped = ours().any(|(_, rule)| rule.comment.as_deref().and_then(RuleId::of_comment).is_some());
+    let within = rules.chains.iter().filter(|chain| ownership::is_our_chain(&chain.name));
+    let commented = |rule: &Rule| rule.comment.as_deref().and_then(RuleId::of_comment).is_some();
+    let scoped = within.flat_map(|chain| &chain.rules).any(commented);
     let layout = match scoped {
         true => Layout::Scoped,
         false if ours().any(|(_, rule)| classic::recognise(rule).is_some()) => Layout::Classic,
-        false => return None,
+        false => return istio::request(rules, routing),
     };
     let mut found = Found::default();
     for (family, rule) in ours() {
@@ -132,7 +137,9 @@ impl Found {
         }
         match layout {
             // The classic layout has no flag for inbound: it captures everything.
-            Layout::Classic => self.raw.retain(|(key, _)| *key != Key::Inbound),
+            Layout::Classic | Layout::Istio | Layout::IstioIptables => {
+                self.raw.retain(|(key, _)| *key != Key::Inbound)
+            }
             Layout::Scoped => {
                 if !has(&self, Key::UidOwner) && !has(&self, Key::GidOwner) {
                     self.set(Key::UidOwner, String::new());
