@@ -127,10 +127,10 @@ fn missing<'a>(wanted: &'a RuleSet, observed: &'a Observed) -> impl Iterator<Ite
 /// Routing of ours that is not wanted.
 fn surplus<'a>(wanted: &'a RuleSet, observed: &Observed) -> impl Iterator<Item = Present> + 'a {
     let ours = observed.our_routing().into_iter();
-    // A packet must not lose its rule while its table is still asked for nothing else: rules go first.
+    // Rules last: a route is only found, after a run that was killed, through the rule that names its table.
     let (rules, others): (Vec<_>, Vec<_>) =
         ours.partition(|present| matches!(present.what, Routing::Rule { .. }));
-    rules.into_iter().chain(others).filter(|present| !wanted.routing.contains(&present.what))
+    others.into_iter().chain(rules).filter(|present| !wanted.routing.contains(&present.what))
 }
 
 /// What of `wanted` under `target` does not hold in `observed`, and what of ours is there besides; by stage, each as

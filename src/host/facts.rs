@@ -11,7 +11,11 @@ use crate::sys::{fs, routing};
 pub fn answer(questions: Questions) -> Facts {
     // What the kernel does not tell is told as what it means for the rules.
     let addresses = match questions.addresses {
-        true => routing::addresses().unwrap_or_default(),
+        // Our own address on lo says nothing of the machine.
+        true => {
+            let all = routing::addresses().unwrap_or_default().into_iter();
+            all.filter(|address| *address != routing::ADDRESS).collect()
+        }
         false => Vec::new(),
     };
     let text = |wanted: bool, path: &str| match wanted {

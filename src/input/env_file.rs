@@ -11,10 +11,22 @@ use std::str::Chars;
 use super::options::OPTIONS;
 use super::{Faults, Key, Origin, Raw};
 
+/// Istio's other names for an option; the name in the table wins, in whatever order the two stand.
+const WEAKER: [(&str, Key); 4] = [
+    ("REDIRECT_DNS", Key::RedirectDns),
+    ("DROP_INVALID", Key::DropInvalid),
+    ("ENVOY_UID", Key::ProxyUid),
+    ("ENVOY_USER", Key::ProxyUid),
+];
+
+/// A name that stands in Istio's own template of sidecar.env and that nothing has ever read, and the right one.
+const MISSPELT: (&str, &str) = ("ISTIO_INBOUND_EXCLUDE_PORTS", "ISTIO_LOCAL_EXCLUDE_PORTS");
+
 /// Reads `text`. The second value lists the names that are no capture option here.
 #[must_use]
 pub fn parse(path: &str, text: &str, faults: &mut Faults) -> (Raw, Vec<String>) {
     let mut raw = Raw::default();
+    let mut weaker = Raw::default();
     let mut unknown = Vec::new();
     for (line, content) in logical_lines(text) {
         match assignment(&content) {
@@ -23,9 +35,15 @@ pub fn parse(path: &str, text: &str, faults: &mut Faults) -> (Raw, Vec<String>) 
                 let origin = Origin::EnvFile { path: path.to_owned(), line, name: name.clone() };
                 let mut options = OPTIONS.iter().filter(|opt| opt.key != Key::EnvFile);
                 let known = options.find(|opt| opt.istio == Some(name.as_str()) || opt.variable() == name);
-                match known {
-                    Some(opt) => raw.set(opt.key, value, origin),
-                    None => unknown.push(name),
+                let weak = WEAKER.iter().find(|(of, _)| *of == name);
+                match (known, weak) {
+                    (Some(opt), _) => raw.set(opt.key, value, origin),
+                    (None, Some((_, key))) => weaker.set(*key, value, origin),
+                    (None, None) if name == MISSPELT.0 => {
+                        let (problem, right) = ("is a name that nothing has ever read", MISSPELT.1);
+                        faults.source(origin, problem, format!("write {right}"));
+                    }
+                    (None, None) => unknown.push(name),
                 }
             }
             Err(problem) => {
@@ -36,7 +54,7 @@ pub fn parse(path: &str, text: &str, faults: &mut Faults) -> (Raw, Vec<String>) 
     }
     unknown.sort();
     unknown.dedup();
-    (raw, unknown)
+    (raw.or(weaker), unknown)
 }
 
 /// The file's lines, each with the number of its first one: an open quote spans lines, a backslash joins them, and
@@ -191,6 +209,17 @@ mod tests {
         assert_eq!(given[0].text, "b");
         assert_eq!(given[0].origin.to_string(), "sidecar.env:4 MESH_INIT_OUTBOUND_CIDR");
         assert_eq!(unknown, ["ISTIO_NAMESPACE"]);
+    }
+
+    #[test]
+    fn istios_other_names_count_less_and_a_misspelt_one_is_told() {
+        let (raw, unknown) = one("PROXY_UID=7\nENVOY_USER=envoy\nISTIO_META_DNS_CAPTURE='true'\nREDIRECT_DNS=false\nDROP_INVALID=true\n").unwrap();
+        assert_eq!(raw.get(Key::ProxyUid).unwrap()[0].text, "7");
+        assert_eq!(raw.get(Key::RedirectDns).unwrap()[0].text, "true");
+        assert_eq!(raw.get(Key::DropInvalid).unwrap()[0].text, "true");
+        assert!(unknown.is_empty());
+        let faults = one("ISTIO_INBOUND_EXCLUDE_PORTS=22\n").unwrap_err();
+        assert!(faults.to_string().contains("write ISTIO_LOCAL_EXCLUDE_PORTS"), "{faults}");
     }
 
     #[test]

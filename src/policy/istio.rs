@@ -11,8 +11,6 @@ use crate::input::fault::quote;
 use crate::input::istio::{Given, Means, parse_duration};
 use crate::input::{Faults, Key, Origin, Raw, Sourced};
 
-/// The most groups that upstream takes in a list to include.
-const GROUPS: usize = 64;
 
 /// A valid call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -227,11 +225,6 @@ impl<'a> Meant<'a> {
             return self.list(Key::ExcludeOwnerGroup, plain);
         }
         self.list(Key::OwnerGroup, plain);
-        if let Some(given) = self.get(Key::OwnerGroup)
-            && given.text.split(',').filter(|item| !item.is_empty()).count() > GROUPS
-        {
-            self.faults.option(given, format!("has more than {GROUPS} groups"), "give fewer");
-        }
         if let Some(given) = self.get(Key::ExcludeOwnerGroup).filter(|given| !given.text.is_empty()) {
             self.warn(given, "has no effect beside a list of groups to capture");
         }
@@ -260,13 +253,20 @@ fn plain(_: &mut Meant<'_>, _: &Sourced, item: &str) -> Option<String> {
     Some(item.to_owned())
 }
 
-/// iptables writes a range with a colon; with a hyphen its restore fails.
+/// iptables writes a range with a colon, and may leave out an end; with a hyphen its restore fails. Port 0, which an
+/// open beginning includes, is in no packet.
 fn port(meant: &mut Meant<'_>, given: &Sourced, item: &str) -> Option<String> {
     if item.contains('-') {
         meant.faults.value(given, item, "is not a port or a range of ports", "write a range as first:last");
         return None;
     }
-    Some(item.replace(':', "-"))
+    Some(match item.trim().split_once(':') {
+        Some((first, last)) => {
+            let or = |text: &str, open: &str| if text.is_empty() { open.to_owned() } else { text.to_owned() };
+            format!("{}-{}", or(first, "1"), or(last, "65535"))
+        }
+        None => item.to_owned(),
+    })
 }
 
 /// Go's `netip.ParsePrefix` takes no bare address and no blanks.

@@ -112,6 +112,17 @@ fn netns(values: &mut Values<'_>, given: &Sourced) -> Option<NetnsRef> {
     None
 }
 
+/// The routing table. Those that the kernel uses itself are refused: a local default route in one of them takes
+/// the whole machine off the network (ip-route(8): 0 unspecified, 253 default, 254 main, 255 local).
+fn table(values: &mut Values<'_>) -> u32 {
+    let table = values.number(Key::TproxyTable, TPROXY_TABLE, u32::MAX - 1);
+    if let (0 | 253..=255, Some(given)) = (table, values.raw.first(Key::TproxyTable)) {
+        let problem = "is a routing table of the kernel's own";
+        values.faults.value(given, &given.text, problem, "give another number, such as 133");
+    }
+    table
+}
+
 /// Without a layout, which is a fault that has been told, only what does not depend on it is judged.
 fn policy(values: &mut Values<'_>, layout: Option<Layout>) -> CapturePolicy {
     let modes = [("REDIRECT", Mode::Redirect), ("TPROXY", Mode::Tproxy), ("NONE", Mode::None)];
@@ -122,7 +133,7 @@ fn policy(values: &mut Values<'_>, layout: Option<Layout>) -> CapturePolicy {
     let policy = CapturePolicy {
         mode,
         tproxy_mark: values.mark(Key::TproxyMark, TPROXY_MARK),
-        tproxy_table: values.number(Key::TproxyTable, TPROXY_TABLE, u32::MAX - 1),
+        tproxy_table: table(values),
         proxy: Proxy {
             port: proxy_port,
             inbound_port: values.port(Key::InboundCapturePort, proxy_port),
@@ -142,6 +153,9 @@ fn policy(values: &mut Values<'_>, layout: Option<Layout>) -> CapturePolicy {
         drop_invalid: values.switch(Key::DropInvalid),
         seal: Seal,
     };
+    if let Some(Layout::Istio | Layout::IstioIptables) = layout {
+        few_owners(values, &policy);
+    }
     if let (Mode::Tproxy, Some(layout @ (Layout::Classic | Layout::Scoped))) = (mode, layout) {
         refuse_tproxy(values, layout);
     }
@@ -280,6 +294,24 @@ fn refuse_tproxy(values: &mut Values<'_>, layout: Layout) {
     if let Some(given) = values.raw.first(Key::Mode) {
         let problem = format!("cannot be expressed by the {layout} layout");
         values.faults.value(given, &given.text, problem, "give REDIRECT, or leave it out");
+    }
+}
+
+/// "None of these" is one rule, and iptables takes at most 255 words in one: five for each (`-m owner ! --gid-owner N`).
+fn few_owners(values: &mut Values<'_>, policy: &CapturePolicy) {
+    let groups = match &policy.outbound.groups {
+        Groups::Only(gids) => gids.len(),
+        Groups::AllExcept(_) => 0,
+    };
+    let proxies = match values.letter {
+        true => 0,
+        false => policy.proxy.uids.len() + policy.proxy.gids.len(),
+    };
+    for (count, most, key) in [(groups, 49, Key::OwnerGroup), (proxies, 45, Key::ProxyUid)] {
+        if let (true, Some(given)) = (count > most, values.raw.first(key)) {
+            let problem = format!("is a list of {count}, of which iptables takes {most} in one rule");
+            values.faults.source(given.origin.clone(), problem, "name fewer");
+        }
     }
 }
 

@@ -102,8 +102,8 @@ impl<'a> Values<'a> {
 
     pub(super) fn switch(&mut self, key: Key) -> bool {
         self.parse(key, false, "true or false", "give true or false", |text| match text {
-            "true" | "1" => Some(true),
-            "false" | "0" => Some(false),
+            "true" | "1" | "t" | "T" | "TRUE" | "True" => Some(true),
+            "false" | "0" | "f" | "F" | "FALSE" | "False" => Some(false),
             _ => None,
         })
     }

@@ -37,6 +37,7 @@ mod observe;
 mod privilege;
 mod regressions;
 mod replace;
+mod routing;
 mod scoped;
 mod scoped_order;
 mod self_check;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         ambient::cases(),
         observe::cases(),
         replace::cases(),
+        routing::cases(),
         kill::cases(),
         failing::cases(),
         locks::cases(),

@@ -6,8 +6,10 @@
 
 mod document;
 mod generator;
+mod istio;
 mod json;
 mod tables;
+mod upstream;
 
 use std::fs;
 use std::path::{Path, PathBuf};

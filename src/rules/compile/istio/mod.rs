@@ -67,8 +67,9 @@ pub(super) fn routing(policy: &CapturePolicy, families: Families) -> Vec<Routing
     let inbound = !matches!(&policy.inbound, Inbound::Only(ports) if ports.is_empty());
     if policy.mode == Mode::Tproxy && inbound {
         let (mark, table) = (policy.tproxy_mark, policy.tproxy_table);
-        routing.extend(families.list().iter().map(|family| Routing::Route { family: *family, table }));
+        // The rule first: a route is only found, after a run that was killed, through the rule that names its table.
         routing.extend(families.list().iter().map(|family| Routing::Rule { family: *family, mark, table }));
+        routing.extend(families.list().iter().map(|family| Routing::Route { family: *family, table }));
     }
     routing
 }
