@@ -158,7 +158,7 @@ order() {
     for other in "${managers[@]/%/.service}"; do
         check "verification after $other" promised mesh-init-verify.service Before "$other"
     done
-    local common=(application.service docker.service) network=(systemd-networkd.service networking.service)
+    local common=(mesh-init-verify.timer application.service docker.service) network=(systemd-networkd.service networking.service)
     check 'no cycle with nftables, ufw, netfilter-persistent, networkd, ifupdown, cloud-init and Docker' \
         not cycle_with mesh-init.service '' '' nftables.service ufw.service netfilter-persistent.service \
         "${network[@]}" cloud-init-local.service cloud-init.service "${common[@]}"
@@ -191,7 +191,7 @@ cycle_with() {
     mkdir "$dir/$unit.d"
     [[ -z $way ]] || printf '[Unit]\nDefaultDependencies=no\n%s=%s\n' "$way" "$other" >"$dir/$unit.d/opposite.conf"
     printf '[Unit]\nDefaultDependencies=no\nWants=%s\n' \
-        "sysinit.target basic.target multi-user.target network-online.target ${units[*]} $other $*" >"$dir/boot.target"
+        "sysinit.target basic.target multi-user.target network-online.target mesh-init.service mesh-init-verify.service $other $*" >"$dir/boot.target"
     # Only the targets of systemd's own units: what this machine has enabled is none of this check.
     for each in /usr/lib/systemd/system/*.target; do ln -s "$each" "$dir/" 2>/dev/null || true; done
     SYSTEMD_UNIT_PATH=$dir systemd-analyze verify --man=no --generators=no "$dir/boot.target" >"$work/order.log" 2>&1 || true
@@ -257,10 +257,10 @@ boot() {
     check 'nothing of this restarted the application that requires mesh-init.service' \
         same "$application" "$(ctl show --value -p InvocationID application.service)"
 
-    ctl start mesh-init-verify.timer
     in_boot nft flush ruleset
     flush_legacy
     check 'flushed by hand: no rules' not captured
+    ctl start mesh-init-verify.timer
     check 'flushed by hand: the timer has the rules made again' within 20 captured
     ctl stop "$manager.service"
     check "$manager stopped: mesh-init.service goes on" ctl is-active --quiet mesh-init.service
@@ -312,7 +312,8 @@ write_machine() { # VARIANT MANAGER
         flush="/usr/sbin/nft -f /etc/nftables.conf"
         printf 'flush ruleset\ntable inet own_rules {\n}\n' >"$root/etc/nftables.conf"
     else
-        flush="/bin/sh -c 'for f in iptables ip6tables; do \$\$f-legacy-restore </etc/own-rules || exit; done'"
+        flush='/bin/sh -e /etc/load-own-rules'
+        printf '%s </etc/own-rules\n' iptables-legacy-restore ip6tables-legacy-restore >"$root/etc/load-own-rules"
         printf '*nat\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\n:OWN_RULES -\nCOMMIT\n' \
             >"$root/etc/own-rules"
     fi
@@ -320,7 +321,7 @@ write_machine() { # VARIANT MANAGER
     printf 'ExecStop=%s\n' "$flush" >>"$etc/$manager.service"
     printf '[Install]\nWantedBy=multi-user.target\n' >>"$etc/$manager.service"
     cp "$work/machine/systemd-networkd.service" "$etc/network.service"
-    sed -i "s|^ExecStart=.*|ExecStart=/bin/sh -c 'iptables-$1-save >/root/at-network; ip6tables-$1-save >>/root/at-network; ip link add eth0 type dummy; ip link set eth0 up'|" \
+    sed -i "s|^ExecStart=.*|ExecStart=/bin/sh -c 'iptables-$1-save >/root/at-network; ip6tables-$1-save >>/root/at-network; ip link add eth0 type veth peer name eth1 \&\& ip link set eth0 up'|" \
         "$etc/network.service"
     printf '[Install]\nWantedBy=multi-user.target\n' >>"$etc/network.service"
     # With the drop-in that mesh-init.service describes, and no word about the network.
@@ -425,11 +426,18 @@ captured_in() {
     done
 }
 
-ours() { (in_boot iptables-nft-save && in_boot iptables-legacy-save && in_boot ip6tables-nft-save && in_boot ip6tables-legacy-save) 2>/dev/null | grep -qE 'ISTIO|mesh-init'; }
+# Anything of ours, in either iptables.
+ours() {
+    local which
+    for which in iptables-nft ip6tables-nft iptables-legacy ip6tables-legacy; do in_boot "$which-save"; done >"$work/save" 2>/dev/null
+    grep -qE 'ISTIO|mesh-init' "$work/save"
+}
 
 others() {
-    if [[ $variant == nft ]]; then in_boot nft list table inet own_rules >/dev/null; else
-        in_boot iptables-legacy-save | grep -q OWN_RULES; fi
+    case $variant in
+    nft) in_boot nft list table inet own_rules >/dev/null ;;
+    legacy) in_boot iptables-legacy -t nat -S OWN_RULES >/dev/null ;;
+    esac
 }
 
 flush_legacy() {
@@ -444,9 +452,9 @@ flush_legacy() {
 same() { [[ $1 && $1 == "$2" ]]; }
 
 nothing_failed() {
-    local units
-    units=$(ctl list-units --failed --plain --no-legend --no-pager)
-    [[ -z $units ]] || { echo "$units" && return 1; }
+    local list
+    list=$(ctl list-units --failed --plain --no-legend --no-pager)
+    [[ -z $list ]] || { echo "$list" && return 1; }
 }
 
 main "$@"

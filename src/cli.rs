@@ -23,6 +23,8 @@ pub enum Verb {
     Status,
     /// Take everything of ours away.
     Clean,
+    /// What waits to be confirmed is good.
+    Confirm,
 }
 
 impl Verb {
@@ -31,7 +33,7 @@ impl Verb {
     pub fn parts(self) -> &'static [Part] {
         match self {
             Verb::Apply | Verb::Plan { .. } => &[Part::Policy, Part::Making, Part::Looking],
-            Verb::Status | Verb::Clean => &[Part::Looking],
+            Verb::Status | Verb::Clean | Verb::Confirm => &[Part::Looking],
         }
     }
 }
@@ -66,7 +68,7 @@ pub enum Parsed {
 }
 
 /// Options of our own that `istio-iptables` takes.
-const EXTRA: [Key; 4] = [Key::Host, Key::All, Key::Wait, Key::Output];
+const EXTRA: [Key; 5] = [Key::Host, Key::ConfirmWithin, Key::All, Key::Wait, Key::Output];
 
 const ABOUT: &str =
     "Decides which traffic of a pod or VM a service mesh's sidecar sees, and makes the kernel agree";
@@ -78,12 +80,13 @@ Examples:
   mesh-init plan -p 15001 -u 1337               show the rules, change nothing
   mesh-init status                              what is captured here
   mesh-init clean                               take it all away
+  mesh-init istio-iptables -p 15001 -z 15006 …  as istio-iptables, rule for rule
 
 Every option FLAG-NAME can also be given as the variable MESH_INIT_FLAG_NAME, in an env file or (the policy)
 in a config file. A flag wins over a variable, a variable over an env file, an env file over a config file.
 
 Exit codes: 0 done or nothing to do; 1 refused, nothing left half-done; 64 bad input; 69 the host lacks
-something; 75 try again; 77 missing privilege.";
+something; 75 try again; 77 missing privilege; 126 capture does not hold.";
 
 fn arguments(parts: &[Part]) -> Vec<Arg> {
     let mut arguments = Vec::new();
@@ -139,6 +142,7 @@ fn command() -> Command {
         .subcommand(verb("plan", "Show the rules; needs no privileges").defer(live))
         .subcommand(verb("status", "Say what is captured here").defer(looks))
         .subcommand(verb("clean", "Take everything of ours away").defer(looks))
+        .subcommand(verb("confirm", "Keep what was applied with --confirm-within").defer(looks))
 }
 
 /// The help text.
@@ -233,6 +237,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
         Some(("plan", matches)) => (Verb::Plan { live: matches.get_flag("live") }, matches, true),
         Some(("status", matches)) => (Verb::Status, matches, true),
         Some(("clean", matches)) => (Verb::Clean, matches, true),
+        Some(("confirm", matches)) => (Verb::Confirm, matches, true),
         Some((_, matches)) => (Verb::Apply, matches, true),
     };
     Parsed::Call { verb, flags: flags::parse(verb.parts(), |long| given(matches, long)), explicit }

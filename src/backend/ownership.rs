@@ -16,7 +16,11 @@ const OUR_CHAINS: &[&str] = &[
     "ISTIO_DIVERT",
     "ISTIO_TPROXY",
     "ISTIO_DROP",
+    UNCONFIRMED,
 ];
+
+/// A chain without rules that says: what stands beside it waits to be confirmed.
+pub const UNCONFIRMED: &str = "MESH_INIT_UNCONFIRMED";
 
 /// Chains that only Istio's ambient agent makes; an `ISTIO_OUTPUT` beside them is its own too.
 const AMBIENT_CHAINS: &[&str] = &["ISTIO_PRERT", "ISTIO_POSTRT"];

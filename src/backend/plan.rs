@@ -101,13 +101,42 @@ pub fn plan(wanted: &RuleSet, target: Variant, observed: &Observed) -> Plan {
             stage.push(Restore { variant, family, table: table.clone(), text, undo });
         });
     }
-    let stages = [(Purpose::Make, make), (Purpose::Remove, remove)];
-    let stages = stages.into_iter().filter(|(_, steps)| !steps.is_empty());
     Plan {
         routes: missing(wanted, observed).collect(),
-        stages: stages.map(|(purpose, steps)| Stage { purpose, steps }).collect(),
+        stages: stages(make, remove),
         unroutes: surplus(wanted, observed).collect(),
     }
+}
+
+/// What turns `now` back into `before`, as far as it is ours: what comes back first, then what goes.
+#[must_use]
+pub fn back(before: &Observed, now: &Observed) -> Plan {
+    let (mut make, mut remove) = (Vec::new(), Vec::new());
+    for variant in Variant::ALL {
+        let (had, have) = (before.of(variant), now.of(variant));
+        for family in Family::both() {
+            let mut tables = had.tables(family);
+            tables.extend(have.tables(family));
+            for table in tables {
+                let want = Ours::observed(&had, family, table);
+                let have = Ours::observed(&have, family, table);
+                let Some(text) = diff::transaction(family, table, &have, &want) else { continue };
+                let undo = diff::transaction(family, table, &want, &have).unwrap_or_default();
+                let stage = if want.is_empty() { &mut remove } else { &mut make };
+                stage.push(Restore { variant, family, table: table.clone(), text, undo });
+            }
+        }
+    }
+    let lacks = |of: &Observed, what: Routing| !of.routing.iter().any(|present| present.what == what);
+    let routes = before.our_routing().into_iter().filter(|present| lacks(now, present.what)).collect();
+    let unroutes = now.our_routing().into_iter().filter(|present| lacks(before, present.what)).collect();
+    Plan { routes, stages: stages(make, remove), unroutes }
+}
+
+fn stages(make: Vec<Restore>, remove: Vec<Restore>) -> Vec<Stage> {
+    let stages = [(Purpose::Make, make), (Purpose::Remove, remove)];
+    let stages = stages.into_iter().filter(|(_, steps)| !steps.is_empty());
+    stages.map(|(purpose, steps)| Stage { purpose, steps }).collect()
 }
 
 /// Wanted routing that nobody has made yet.

@@ -9,3 +9,9 @@ pub mod preflight;
 pub mod routing;
 
 pub use machine::Machine;
+
+/// Whether this is the first process of its PID namespace: with it, all others end (pid_namespaces(7)).
+#[must_use]
+pub fn is_first_process() -> bool {
+    crate::sys::privilege::is_first_process()
+}

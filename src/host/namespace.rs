@@ -23,7 +23,7 @@ pub fn enter(settings: &Settings, makes_rules: bool) -> Result<()> {
         needed.pop();
         let path = path(reference);
         open(&path)?.enter()?;
-        if makes_rules && !settings.host && is_hosts_own() {
+        if makes_rules && !settings.host && settings.confirm_within.is_none() && is_hosts_own() {
             let problem = format!("--netns {} is the host's own network namespace", path.display());
             return Err(Error::new(Class::Usage, problem).remedy("give --host too if that one is meant"));
         }

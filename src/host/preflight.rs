@@ -12,12 +12,12 @@ use crate::policy::{CapturePolicy, Layout, Owners};
 /// # Errors
 /// It would, and `--host` does not say so.
 pub fn not_the_host(layout: Layout, settings: &Settings, hosts_own: bool) -> Result<()> {
-    match (layout, hosts_own && !settings.host) {
+    match (layout, hosts_own && !settings.host && settings.confirm_within.is_none()) {
         (Layout::Classic | Layout::Istio | Layout::IstioIptables, true) => Err(Error::new(
             Class::Usage,
             format!("this is the host's own network namespace, and the {layout} layout would capture all of it, SSH too"),
         )
-        .remedy("give --host if that is meant, or --uid-owner and --inbound to capture only a user and a port")),
+        .remedy("give --host if that is meant, --confirm-within 60s to have it taken back unless you confirm, or --uid-owner and --inbound to capture only a user and a port")),
         (_, _) => Ok(()),
     }
 }

@@ -37,6 +37,7 @@ pub enum Key {
     IptablesVariant,
     Netns,
     Host,
+    ConfirmWithin,
     All,
     Wait,
     Output,
@@ -346,6 +347,11 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         help: "really capture the whole of the host's own network namespace",
         ..row(Key::Host, "host", Kind::Switch, Part::Making)
+    },
+    Opt {
+        value: "TIME",
+        help: "bring the rules before back unless mesh-init confirm is run within TIME, such as 60s",
+        ..row(Key::ConfirmWithin, "confirm-within", Kind::One, Part::Making)
     },
     Opt {
         help: "bare rules that Istio's tools may have left before ours (excluded interfaces) are ours to remove",

@@ -11,7 +11,6 @@ use crate::input::fault::quote;
 use crate::input::istio::{Given, Means, parse_duration};
 use crate::input::{Faults, Key, Origin, Raw, Sourced};
 
-
 /// A valid call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {

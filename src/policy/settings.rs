@@ -52,6 +52,8 @@ pub struct Settings {
     pub netns: Option<NetnsRef>,
     /// Capturing all of the host's own namespace is meant.
     pub host: bool,
+    /// How long to wait for a confirmation before what was there is brought back.
+    pub confirm_within: Option<Duration>,
     /// What upstream may have left, and nobody else is known to have made, counts as ours too.
     pub all: bool,
     /// How long to wait for a lock.
@@ -67,6 +69,7 @@ impl Default for Settings {
         Settings {
             netns: None,
             host: false,
+            confirm_within: None,
             all: false,
             wait: Duration::from_secs(10),
             output: Output::Text,

@@ -88,6 +88,7 @@ fn settings_of(values: &mut Values<'_>) -> Settings {
     Settings {
         netns: values.one(Key::Netns).and_then(|given| netns(values, given)),
         host: values.switch(Key::Host),
+        confirm_within: values.duration(Key::ConfirmWithin),
         all: values.switch(Key::All),
         wait: Duration::from_secs(u64::from(values.number(Key::Wait, 10, 3600))),
         output: values.word(Key::Output, Output::Text, &[("text", Output::Text), ("json", Output::Json)]),

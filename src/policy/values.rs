@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::ports::NotAPort;
 use super::{Cidr, Facts, Family, Gid, IfName, Mark, Port, PortRange, PortSet, Uid};
 use crate::input::fault::quote;
+use crate::input::istio::parse_duration;
 use crate::input::options::{Key, option};
 use crate::input::{Faults, Raw, Sourced};
 
@@ -211,6 +213,17 @@ impl<'a> Values<'a> {
             Listed::These(cidrs) => Listed::These(self.once(cidrs)),
             other @ (Listed::All | Listed::Absent) => other,
         }
+    }
+
+    /// A time from a second to a day, as `60s`, `5m` or plain seconds.
+    pub(super) fn duration(&mut self, key: Key) -> Option<Duration> {
+        let remedy = "give a time from 1s to 24h, such as 60s or 5m";
+        self.parse(key, None, "such a time", remedy, |text| {
+            let plain = text.parse::<u32>().ok().map(|seconds| Duration::from_secs(seconds.into()));
+            let time = plain.or_else(|| parse_duration(text))?;
+            let sensible = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+            sensible.contains(&time).then_some(Some(time))
+        })
     }
 
     /// The IPv4 loopback network, 127.0.0.0/8 or a part of it.

@@ -6,7 +6,7 @@ mod planned;
 mod status;
 
 pub use failure::Failure;
-pub use outcome::{Applied, Cleaned};
+pub use outcome::{Applied, Cleaned, Confirmed};
 pub use planned::Planned;
 pub use status::{Counter, Status};
 

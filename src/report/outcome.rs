@@ -21,6 +21,8 @@ pub struct Applied {
     pub changed: Vec<String>,
     /// Connections that were open before and that the proxy does not hold.
     pub open: usize,
+    /// Seconds in which the change has to be confirmed.
+    pub confirm_within: Option<u64>,
     /// What else is worth saying.
     pub notes: Vec<String>,
 }
@@ -53,6 +55,11 @@ impl Report for Applied {
         };
         let mut lines = vec![policy.to_string(), by, done];
         lines.extend(self.open_connections());
+        lines.extend(self.confirm_within.map(|seconds| {
+            format!(
+                "run mesh-init confirm within {seconds} s to keep this; else what was there before comes back"
+            )
+        }));
         lines.extend(self.notes.iter().map(|note| format!("note: {note}")));
         super::lines(lines)
     }
@@ -66,6 +73,7 @@ impl Report for Applied {
             "reason": self.choice.reason,
             "families": self.families.list().iter().map(ToString::to_string).collect::<Vec<_>>(),
             "openConnections": self.open,
+            "confirmWithinSeconds": self.confirm_within,
             "policy": to_json(&self.policy),
             "notes": self.notes,
         })
@@ -94,5 +102,26 @@ impl Report for Cleaned {
 
     fn json(&self) -> Value {
         json!({ "schema": "mesh-init/clean/v1", "changed": self.changed, "notes": self.notes })
+    }
+}
+
+/// What `confirm` did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Confirmed {
+    /// Somebody would have taken the change back, and was told not to.
+    pub held: bool,
+}
+
+impl Report for Confirmed {
+    fn text(&self) -> String {
+        let how = match self.held {
+            true => "confirmed: the rules stay",
+            false => "confirmed: the rules stay (what would have taken them back was gone already)",
+        };
+        format!("{how}\n")
+    }
+
+    fn json(&self) -> Value {
+        json!({ "schema": "mesh-init/confirm/v1", "confirmed": true, "held": self.held })
     }
 }

@@ -123,6 +123,15 @@ fn row(rule: &str, family: &str, packets: &str, bytes: &str) -> String {
 }
 
 impl Status {
+    /// Adds a note.
+    pub fn note(&mut self, note: String) {
+        match self {
+            Status::Nothing { notes } | Status::Unknown { notes, .. } | Status::Captured { notes, .. } => {
+                notes.push(note);
+            }
+        }
+    }
+
     fn notes(&self) -> &[String] {
         match self {
             Status::Nothing { notes } | Status::Unknown { notes, .. } | Status::Captured { notes, .. } => {

@@ -1,6 +1,6 @@
 //! `apply`: make the rules hold.
 
-use super::Environment;
+use super::{Environment, confirm};
 use crate::backend::choose::{self, Choice};
 use crate::backend::claim::Claim;
 use crate::backend::plan::{self, Plan, Purpose};
@@ -25,22 +25,41 @@ pub(super) struct Ready {
 }
 
 pub(super) fn run(request: &Request, environment: &Environment) -> Result<Applied> {
-    namespace::enter(&request.settings, request.policy.mode != Mode::None)?;
-    let _lock = namespace::lock(&request.settings)?;
+    let settings = &request.settings;
+    if settings.confirm_within.is_some() {
+        confirm::possible(environment)?;
+    }
+    namespace::enter(settings, request.policy.mode != Mode::None)?;
+    let mut lock = Some(namespace::lock(settings)?);
     let Ready { machine, mut observed, choice, families, wanted, plan } = prepare(request, environment)?;
     let open = match plan.is_empty() {
         true => 0,
         false => sockets::older(&observe::sockets()?, &request.policy).total(),
     };
-    host::apply::apply(&plan, &machine, &mut observed, |observed, purpose| {
+    let holder = match settings.confirm_within {
+        Some(within) => Some(confirm::hold(within, settings, &observed, &machine, &mut lock)?),
+        None => None,
+    };
+    let applied = host::apply::apply(&plan, &machine, &mut observed, |observed, purpose| {
         holds(&wanted, &choice, observed, purpose)
-    })?;
+    });
+    match (applied, holder) {
+        (Ok(()), Some(holder)) => holder.done(),
+        (Ok(()), None) => confirm::overtake(),
+        (Err(error), holder) => {
+            if let Some(holder) = holder {
+                holder.cancel();
+            }
+            return Err(error);
+        }
+    }
     Ok(Applied {
         policy: request.policy.clone(),
         layout: request.layout,
         families,
         changed: plan.changes(),
         open,
+        confirm_within: settings.confirm_within.map(|within| within.as_secs()),
         notes: ownership::ahead(&observed.of(choice.variant)),
         choice,
     })
@@ -63,7 +82,10 @@ pub(super) fn prepare(request: &Request, environment: &Environment) -> Result<Re
     }
     let choice = choose::variant(settings.variant, &observed, &machine.tools)?;
     let families = choose::families(policy.ipv6, &observed, choice.variant, &machine.tools)?;
-    let wanted = compile(policy, *layout, families);
+    let mut wanted = compile(policy, *layout, families);
+    if settings.confirm_within.is_some() {
+        confirm::mark(&mut wanted);
+    }
     observed.claim = Claim { named: wanted.clone(), all: settings.all };
     let plan = plan::plan(&wanted, choice.variant, &observed);
     Ok(Ready { machine, observed, choice, families, wanted, plan })

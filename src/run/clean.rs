@@ -1,6 +1,6 @@
 //! `clean`: take everything of ours away, without knowing the flags that made it.
 
-use super::{Environment, apply};
+use super::{Environment, apply, confirm};
 use crate::backend::choose::Choice;
 use crate::backend::claim::Claim;
 use crate::backend::{ownership, plan};
@@ -33,5 +33,6 @@ pub(super) fn run(settings: &Settings, named: RuleSet, environment: &Environment
     host::apply::apply(&plan, &machine, &mut observed, |observed, purpose| {
         apply::holds(&nothing, &choice, observed, purpose)
     })?;
+    confirm::overtake();
     Ok(Cleaned { changed: plan.changes(), notes })
 }

@@ -2,6 +2,7 @@
 
 mod apply;
 mod clean;
+mod confirm;
 mod input;
 mod istio;
 mod plan;
@@ -43,7 +44,7 @@ pub fn main(words: Vec<OsString>, environment: &Environment) -> Answer {
     let given = input::gather(verb, flags, environment);
     // What says only where to look, how to answer or that a file is to be read does not say that anything is to be
     // captured.
-    let says_nothing = [Key::Host, Key::EnvFile, Key::Config];
+    let says_nothing = [Key::Host, Key::ConfirmWithin, Key::EnvFile, Key::Config];
     let idle = given.raw.keys().all(|key| option(key).part == Part::Looking || says_nothing.contains(&key));
     if !explicit && idle && given.faults.is_empty() {
         return Answer { stderr: cli::help(), code: 64, ..Answer::default() };
@@ -70,6 +71,10 @@ fn answer(
         Verb::Status => {
             let settings = given.settings()?;
             Ok(status::run(&settings, environment)?.answer(settings.output))
+        }
+        Verb::Confirm => {
+            let settings = given.settings()?;
+            Ok(confirm::run(&settings, environment)?.answer(settings.output))
         }
         Verb::Clean => {
             let settings = given.settings()?;

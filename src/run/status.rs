@@ -1,6 +1,6 @@
 //! `status`: what is captured here, read from the kernel and from nothing else.
 
-use super::{Environment, recover};
+use super::{Environment, confirm, recover};
 use crate::backend::{Observed, ownership, plan};
 use crate::error::Result;
 use crate::eval::sockets;
@@ -18,7 +18,11 @@ pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<Stat
     let look = observe::look(&machine)?;
     preflight::readable(&look, settings.variant)?;
     let sockets = observe::sockets()?;
-    Ok(judge(&look.observed, settings.variant, &sockets))
+    let mut status = judge(&look.observed, settings.variant, &sockets);
+    if Variant::ALL.into_iter().any(|variant| confirm::is_marked(&look.observed.of(variant))) {
+        status.note(confirm::waiting());
+    }
+    Ok(status)
 }
 
 fn judge(observed: &Observed, only: Option<Variant>, sockets: &[sockets::Socket]) -> Status {
@@ -73,7 +77,10 @@ fn policy_of(
     let routing = &observed.routing;
     let both = recover::request(rules, routing);
     let whole = both.as_ref().is_some_and(|request| {
-        let wanted = compile(&request.policy, request.layout, families);
+        let mut wanted = compile(&request.policy, request.layout, families);
+        if confirm::is_marked(rules) {
+            confirm::mark(&mut wanted);
+        }
         plan::plan(&wanted, variant, observed).is_empty()
     });
     if whole {

@@ -25,6 +25,13 @@ pub struct Lock {
     _socket: UnixListener,
 }
 
+impl Lock {
+    /// Gives up the value without touching the descriptor, which a fork has closed already.
+    pub fn forget(self) {
+        std::mem::forget(self);
+    }
+}
+
 /// Takes the lock of the current network namespace, waiting up to `wait`.
 ///
 /// # Errors

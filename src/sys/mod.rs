@@ -3,6 +3,7 @@
 
 pub mod exec;
 pub mod fs;
+pub mod holder;
 pub mod lock;
 pub mod netlink;
 pub mod netns;

@@ -7,6 +7,12 @@ use crate::error::{Class, Error, Result};
 /// A capability that some part of a run needs.
 pub use caps::Capability as Need;
 
+/// Whether this is the first process of its PID namespace.
+#[must_use]
+pub fn is_first_process() -> bool {
+    nix::unistd::getpid().as_raw() == 1
+}
+
 /// Fails if one of `needed` is not in effect, naming every one that is missing.
 ///
 /// # Errors

@@ -38,7 +38,8 @@ pub fn compile(policy: &CapturePolicy, layout: Layout, families: Families) -> Ru
 }
 
 /// A chain of the nat table that is wholly ours.
-fn own(family: Family, name: &str, rules: Vec<Rule>) -> Chain {
+#[must_use]
+pub fn own(family: Family, name: &str, rules: Vec<Rule>) -> Chain {
     Chain { family, table: Table::Nat, name: name.to_owned(), base: None, rules }
 }
 

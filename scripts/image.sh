@@ -1,0 +1,280 @@
+#!/usr/bin/env bash
+# Builds the image of deploy/Containerfile and runs it as an init container: podman and runc, a read-only root, two
+# capabilities, in network namespaces of its own; with both iptables, IPv4 and IPv6, and real connections.
+#
+# usage: scripts/image.sh [--output FILE]     --output also writes the image there, as an OCI archive.
+#
+# Needs root. Everything else is made in a temporary folder, the image's storage too, and is gone at the end.
+# MESH_INIT_BIN: the binary, which must be static (default: the release for musl, built here).
+set -euo pipefail
+shopt -s inherit_errexit
+
+# shellcheck source=scripts/lib.sh disable=SC1091
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+readonly PYTHON=/usr/bin/python3
+readonly proxy_uid=1337 app_uid=1000
+readonly -A elsewhere=([4]=10.79.0.2 [6]=fd79::2)
+
+passed=0 failed=0
+work='' netns='' listener='' output=''
+
+main() {
+    case ${1-} in
+    '') ;;
+    --output) output=$(realpath -m "${2:?--output needs a file}") ;;
+    *) die 64 "unknown argument '$1'" ;;
+    esac
+    need_root
+    need_packages iptables-nft=iptables ip=iproute2 nsenter=util-linux buildah=buildah podman=podman runc=runc \
+        "$PYTHON=python3"
+    local bin=${MESH_INIT_BIN-}
+    [[ -n $bin ]] || bin=$(build)
+    [[ -f $bin && -x $bin ]] || die 69 "missing: $bin"
+    # Only the build was the caller's.
+    ((EUID == 0)) || exec sudo -- env "MESH_INIT_BIN=$bin" "TMPDIR=${TMPDIR-}" "$BASH" "${BASH_SOURCE[0]}" "$@"
+
+    trap leave EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+    work=$(mktemp -d "${TMPDIR:-/tmp}/mesh-init-image.XXXXXX")
+    chmod 755 "$work"
+    tools
+    make_image "$bin"
+    try legacy
+    try nft
+    [[ -z $output ]] || buildah_ push --quiet "$image" "oci-archive:$output:localhost/mesh-init:$version"
+    echo
+    echo "$passed passed, $failed failed"
+    ((failed == 0))
+}
+
+leave() {
+    local status=$?
+    set +e
+    end_namespace
+    [[ -z $work ]] || rm -rf -- "$work"
+    exit "$status"
+}
+
+check() { # WHAT COMMAND...
+    local what=$1
+    shift
+    if "$@"; then
+        passed=$((passed + 1))
+        echo "ok    $what"
+    else
+        failed=$((failed + 1))
+        echo "FAIL  $what"
+        sed 's/^/        /' "$work/log" 2>/dev/null || true
+    fi
+}
+
+not() { ! "$@"; }
+
+# === The image ===
+
+build() {
+    local triple
+    triple=$(uname -m)-unknown-linux-musl
+    need_rust
+    if command -v rustup >/dev/null; then
+        (cd "${project:?}" && rustup target add "$triple") >&2
+    fi
+    (cd "$project" && cargo build --locked --quiet --release --target "$triple" --bin mesh-init) >&2
+    echo "$(target_dir)/$triple/release/mesh-init"
+}
+
+# Storage, state and settings of their own: nothing of the machine's containers is touched.
+tools() {
+    mkdir "$work/storage" "$work/state" "$work/tmp"
+    cat >"$work/containers.conf" <<EOF
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "runc"
+tmp_dir = "$work/tmp"
+[containers]
+log_driver = "k8s-file"
+EOF
+    export CONTAINERS_CONF=$work/containers.conf TMPDIR=$work/tmp
+    # podman's own limits may be above this machine's, and raising one takes a privilege that root need not have.
+    limits=(--ulimit nofile=1024:1024 --ulimit nproc=256:256)
+    storage=(--root "$work/storage" --runroot "$work/state" --storage-driver vfs)
+}
+
+buildah_() { buildah "${storage[@]}" "$@"; }
+
+make_image() { # BINARY
+    local context=$work/context again
+    version=$("$1" --version)
+    version=${version##* }
+    image=localhost/mesh-init:$version
+    make_rootfs "$context/rootfs" "$1"
+    bud "$context" "$image"
+    bud "$context" "$image-again"
+    again=$(id_of "$image-again")
+    check 'the same files make the same image' test "$(id_of "$image")" = "$again"
+    printf '      %s: %s, of which mesh-init %s\n' "$image" "$(size "$context/rootfs")" "$(size "$1")"
+    check 'it runs, alone in its file system' in_image run_ --network none -- --version
+}
+
+bud() { # CONTEXT TAG
+    buildah_ bud --isolation chroot --timestamp 0 --quiet --build-arg "VERSION=$version" -t "$2" \
+        -f "$project/deploy/Containerfile" "$1" >"$work/log" || die 1 "buildah: $(cat "$work/log")"
+}
+
+id_of() { buildah_ inspect --type image --format '{{.FromImageID}}' "$1"; }
+size() { du -sbL "$1" | awk '{ printf "%.1f MB", $1 / 1e6 }'; }
+
+# The programs of this machine's iptables package, with their extensions, libraries and licences.
+make_rootfs() { # FOLDER BINARY
+    local root=$1 name real extensions file files=()
+    install -D -m 755 "$2" "$root/usr/local/bin/mesh-init"
+    ln -s mesh-init "$root/usr/local/bin/istio-iptables"
+    mkdir -p "$root/usr/sbin"
+    for name in ip{,6}tables-{legacy,nft}{,-restore,-save}; do
+        real=$(realpath "$(command -v "$name")") || die 69 "missing: $name"
+        files+=("$real")
+        ln -s "$real" "$root/usr/sbin/$name"
+    done
+    extensions=$(find /usr/lib /usr/lib64 -name libxt_owner.so -printf '%h\n' -quit 2>/dev/null)
+    [[ $extensions ]] || die 69 'missing: the extensions of iptables'
+    for file in "$extensions"/*.so; do files+=("$file"); done
+    while read -r file; do files+=("$file"); done < <(ldd "${files[@]}" | sed -n 's|.*[[:space:]]\(/[^ :]*\) (0x.*|\1|p' | sort -u)
+    for file in "${files[@]}"; do
+        [[ -e $root$file ]] || install -D -m 755 "$file" "$root$file"
+        licence "$root" "$file"
+    done
+}
+
+# Its package's copyright file, where dpkg knows the package.
+licence() { # ROOT FILE
+    local package
+    package=$(dpkg-query -S "$2" 2>/dev/null || dpkg-query -S "/usr$2" 2>/dev/null) || return 0
+    package=${package%%:*}
+    [[ ! -e /usr/share/doc/$package/copyright ]] ||
+        install -D -m 644 "/usr/share/doc/$package/copyright" "$1/usr/share/doc/$package/copyright"
+}
+
+# === The init container ===
+
+# run_ OPTION... -- ARGUMENT...: a container in the current network namespace, with nothing that an option does not give.
+run_() {
+    local options=()
+    while [[ $1 != -- ]]; do options+=("$1") && shift; done
+    podman "${storage[@]}" run --rm --pull never --read-only --read-only-tmpfs=false --cap-drop ALL \
+        "${limits[@]}" "${options[@]}" "$image" "${@:2}"
+}
+
+# in_image COMMAND...: its output to the log; its exit code.
+in_image() { "$@" >"$work/log" 2>&1; }
+
+init() { # CAPABILITIES ARGUMENT...
+    local capability options=(--network host)
+    for capability in $1; do options+=(--cap-add "$capability"); done
+    # podman must not get a mount namespace too, as `ip netns exec` would give it: its cgroups would be hidden.
+    in_image nsenter --net="/run/netns/$netns" "$BASH" -c "$(declare -f run_); $(declare -p storage limits image); run_ \"\$@\"" \
+        run_ "${options[@]}" -- "${@:2}"
+}
+
+exits() { # CODE TEXT COMMAND...: with that code, saying that text
+    local rc=0
+    "${@:3}" || rc=$?
+    ((rc == $1)) && grep -q -e "$2" "$work/log" && return
+    echo "      exit $rc"
+    return 1
+}
+
+try() { # VARIANT
+    local variant=$1 other family
+    [[ $variant == nft ]] && other=legacy || other=nft
+    local flags=(-p 15001 -u "$proxy_uid" --iptables-variant "$variant")
+    printf '\n== %s\n' "$variant"
+    make_namespace
+    for family in 4 6; do check "IPv$family: nobody answers at ${elsewhere[$family]}" not connects "$family"; done
+    check 'without NET_ADMIN it names that' exits 77 'missing CAP_NET_ADMIN;' init NET_RAW "${flags[@]}"
+    check 'without NET_RAW it names that' exits 77 'missing CAP_NET_RAW;' init NET_ADMIN "${flags[@]}"
+    check 'without any it names both' exits 77 'CAP_NET_ADMIN and CAP_NET_RAW' init '' "${flags[@]}"
+    check 'and leaves nothing' not chains "$variant" 1
+    check 'the init container makes the rules' exits 0 changed init 'NET_ADMIN NET_RAW' "${flags[@]}"
+    check 'for IPv4 and IPv6' chains "$variant" 2
+    check "and none of iptables-$other" not chains "$other" 1
+    check 'again, it has nothing to do' exits 0 'nothing to do' init 'NET_ADMIN NET_RAW' "${flags[@]}"
+    for family in 4 6; do check "IPv$family: a connection of uid $app_uid gets to the proxy" connects "$family"; done
+    check 'it says what is captured' exits 0 "$proxy_uid" init 'NET_ADMIN NET_RAW' status
+    check 'it takes the rules away' exits 0 removed init 'NET_ADMIN NET_RAW' clean
+    check 'all of them' not chains "$variant" 1
+    check 'istio-iptables is the same program' \
+        in_image run_ --network none --entrypoint /usr/local/bin/istio-iptables -- --version
+    end_namespace
+}
+
+# chains VARIANT N: proxy_init's chains are there in at least N families.
+chains() {
+    local family found=0
+    for family in ip ip6; do
+        ip netns exec "$netns" "${family}tables-$1-save" >"$work/save" 2>/dev/null
+        if grep -q '^:ISTIO_REDIRECT' "$work/save" && grep -q '^-A ISTIO_OUTPUT .* ISTIO_REDIRECT' "$work/save"; then
+            found=$((found + 1))
+        fi
+    done
+    ((found >= $2))
+}
+
+make_namespace() {
+    netns=mesh-init-image-$$
+    ip netns add "$netns"
+    ip -n "$netns" link set lo up
+    ip -n "$netns" link add eth0 type veth peer name eth1
+    ip -n "$netns" address add "${elsewhere[4]%2}1/24" dev eth0
+    ip -n "$netns" address add "${elsewhere[6]%2}1/64" dev eth0 nodad
+    ip -n "$netns" link set eth0 up
+    ip -n "$netns" link set eth1 up
+    cat >"$work/proxy.py" <<'EOF'
+import socket, struct
+server = socket.create_server(("::", 15001), family=socket.AF_INET6, dualstack_ipv6=True)
+while True:
+    connection, peer = server.accept()
+    try:
+        if peer[0].startswith("::ffff:"):
+            packed = connection.getsockopt(socket.IPPROTO_IP, 80, 16)
+            address = socket.inet_ntop(socket.AF_INET, packed[4:8])
+        else:
+            packed = connection.getsockopt(socket.IPPROTO_IPV6, 80, 28)
+            address = socket.inet_ntop(socket.AF_INET6, packed[8:24])
+        connection.sendall(f"{address} {struct.unpack('!H', packed[2:4])[0]}".encode())
+    except OSError:
+        pass  # it came here by itself
+    connection.close()
+EOF
+    cat >"$work/application.py" <<'EOF'
+import socket, sys
+with socket.create_connection((sys.argv[1], 80), timeout=2) as connection:
+    sys.exit(connection.recv(100).decode() != f"{sys.argv[1]} 80")
+EOF
+    as "$proxy_uid" "$PYTHON" "$work/proxy.py" &
+    listener=$!
+    local tries=0
+    until as "$app_uid" "$PYTHON" -c 'import socket; socket.create_connection(("127.0.0.1", 15001)).close()' 2>/dev/null; do
+        ((++tries < 50)) || die 1 'the listener did not start'
+        sleep 0.1
+    done
+}
+
+# connects FAMILY: an application's connection to somewhere else reaches the proxy, which can tell where it was to go.
+connects() { as "$app_uid" "$PYTHON" "$work/application.py" "${elsewhere[$1]}" >"$work/log" 2>&1; }
+
+# as UID COMMAND...: it replaces this shell, so that the pid is the command's.
+as() {
+    (exec nsenter --net="/run/netns/$netns" setpriv --pdeathsig KILL --reuid "$1" --regid "$1" --clear-groups "${@:2}")
+}
+
+end_namespace() {
+    [[ -z $listener ]] || { kill "$listener" && wait "$listener"; } 2>/dev/null || true
+    listener=''
+    [[ -z $netns || ! -e /run/netns/$netns ]] || ip netns del "$netns"
+    netns=''
+}
+
+main "$@"
