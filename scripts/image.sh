@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the image of deploy/Containerfile and runs it as an init container: podman and runc, a read-only root, two
-# capabilities, in network namespaces of its own; with both iptables, IPv4 and IPv6, and real connections.
+# capabilities, in network namespaces of its own; with both iptables, IPv4 and IPv6, and real connections. Then checks
+# deploy/compose, whose init containers it runs as they stand there.
 #
 # usage: scripts/image.sh [--output FILE]     --output also writes the image there, as an OCI archive.
 #
@@ -27,7 +28,7 @@ main() {
     esac
     need_root
     need_packages iptables-nft=iptables ip=iproute2 nsenter=util-linux buildah=buildah podman=podman runc=runc \
-        "$PYTHON=python3"
+        "$PYTHON=python3" /usr/lib/python3/dist-packages/yaml/__init__.py=python3-yaml
     local bin=${MESH_INIT_BIN-}
     [[ -n $bin ]] || bin=$(build)
     [[ -f $bin && -x $bin ]] || die 69 "missing: $bin"
@@ -43,6 +44,7 @@ main() {
     make_image "$bin"
     try legacy
     try nft
+    compose
     [[ -z $output ]] || buildah_ push --quiet "$image" "oci-archive:$output:localhost/mesh-init:$version"
     echo
     echo "$passed passed, $failed failed"
@@ -53,6 +55,7 @@ leave() {
     local status=$?
     set +e
     end_namespace
+    find /sys/fs/cgroup -depth -path "*/mesh-init-image-$$*" -type d -exec rmdir {} \; 2>/dev/null
     [[ -z $work ]] || rm -rf -- "$work"
     exit "$status"
 }
@@ -100,6 +103,7 @@ EOF
     export CONTAINERS_CONF=$work/containers.conf TMPDIR=$work/tmp
     # podman's own limits may be above this machine's, and raising one takes a privilege that root need not have.
     limits=(--ulimit nofile=1024:1024 --ulimit nproc=256:256)
+    limits+=(--cgroup-parent "/mesh-init-image-$$")
     storage=(--root "$work/storage" --runroot "$work/state" --storage-driver vfs)
 }
 
@@ -168,7 +172,7 @@ run_() {
 }
 
 # in_image COMMAND...: its output to the log; its exit code.
-in_image() { "$@" >"$work/log" 2>&1; }
+in_image() { "$@" </dev/null >"$work/log" 2>&1; }
 
 init() { # CAPABILITIES ARGUMENT...
     local capability options=(--network host)
@@ -208,6 +212,46 @@ try() { # VARIANT
     check 'istio-iptables is the same program' \
         in_image run_ --network none --entrypoint /usr/local/bin/istio-iptables -- --version
     end_namespace
+}
+
+# === The compose file ===
+
+compose() {
+    local file=$project/deploy/compose/compose.yaml name caps command
+    printf '\n== compose\n'
+    check 'every application and sidecar waits for its init container, which has what it needs' \
+        in_image inits "$file" "$image"
+    while IFS='|' read -r name caps command; do
+        make_namespace
+        # shellcheck disable=SC2086 # words
+        check "$name makes the rules" exits 0 changed init "$caps" $command
+        check 'for IPv4 and IPv6' chains nft 2
+        end_namespace
+    done < <(inits "$file" "$image" | sort -t'|' -u -k2)
+}
+
+# inits FILE IMAGE: its init containers, a line each: name, capabilities and arguments, with bars between.
+inits() {
+    "$PYTHON" - "$@" <<'EOF'
+import sys, yaml
+services = yaml.safe_load(open(sys.argv[1]))["services"]
+inits = {name: it for name, it in services.items() if name.endswith("-init")}
+assert inits
+for name, it in inits.items():
+    assert it["image"] == sys.argv[2], f"{name}: {it['image']}, not {sys.argv[2]}"
+    assert it["cap_drop"] == ["ALL"] and sorted(it["cap_add"]) == ["NET_ADMIN", "NET_RAW"], f"{name}: capabilities"
+    assert it["read_only"] is True and not it.get("privileged"), f"{name}: rights"
+    pod = it["network_mode"].removeprefix("service:")
+    assert services[pod]["networks"] and "depends_on" not in services[pod], f"{name}: {pod} has no network of its own"
+    users = [n for n, other in services.items() if other.get("network_mode") == it["network_mode"] and n != name]
+    assert len(users) == 2, f"{name}: {users}"
+    for user in users:
+        waits = services[user]["depends_on"][name]["condition"]
+        assert waits == "service_completed_successfully", f"{user}: {waits}"
+    print(name, " ".join(it["cap_add"]), " ".join(it["command"]), sep="|")
+for name, it in services.items():
+    assert "networks" in it or name in inits or f"{name.removesuffix('-sidecar')}-init" in inits, f"{name}: not captured"
+EOF
 }
 
 # chains VARIANT N: proxy_init's chains are there in at least N families.

@@ -25,6 +25,15 @@ pub enum Verb {
     Clean,
     /// What waits to be confirmed is good.
     Confirm,
+    /// Say whether capture holds.
+    Verify {
+        /// Nothing may be left untried.
+        strict: bool,
+        /// Read the rules, try nothing.
+        quick: bool,
+        /// Apply again what does not hold.
+        repair: bool,
+    },
 }
 
 impl Verb {
@@ -32,7 +41,9 @@ impl Verb {
     #[must_use]
     pub fn parts(self) -> &'static [Part] {
         match self {
-            Verb::Apply | Verb::Plan { .. } => &[Part::Policy, Part::Making, Part::Looking],
+            Verb::Apply | Verb::Plan { .. } | Verb::Verify { .. } => {
+                &[Part::Policy, Part::Making, Part::Looking]
+            }
             Verb::Status | Verb::Clean | Verb::Confirm => &[Part::Looking],
         }
     }
@@ -79,6 +90,7 @@ Examples:
   mesh-init --uid-owner 1338 --inbound 8001     capture one user and one port of a VM
   mesh-init plan -p 15001 -u 1337               show the rules, change nothing
   mesh-init status                              what is captured here
+  mesh-init verify                              does it hold: tries connections
   mesh-init clean                               take it all away
   mesh-init istio-iptables -p 15001 -z 15006 …  as istio-iptables, rule for rule
 
@@ -130,6 +142,16 @@ fn command() -> Command {
             .args(arguments(Verb::Apply.parts()))
             .arg(Arg::new("live").long("live").action(ArgAction::SetTrue).help(help))
     };
+    let tries = |command: Command| {
+        let switch = |name: &'static str, help: &'static str| {
+            Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+        };
+        command
+            .args(arguments(Verb::Apply.parts()))
+            .arg(switch("strict", "what could not be tried does not count as captured"))
+            .arg(switch("quick", "read the rules only, try no connection"))
+            .arg(switch("repair", "apply again what does not hold; needs the policy's flags or files"))
+    };
     Command::new("mesh-init")
         .about(ABOUT)
         .version(env!("CARGO_PKG_VERSION"))
@@ -142,6 +164,7 @@ fn command() -> Command {
         .subcommand(verb("plan", "Show the rules; needs no privileges").defer(live))
         .subcommand(verb("status", "Say what is captured here").defer(looks))
         .subcommand(verb("clean", "Take everything of ours away").defer(looks))
+        .subcommand(verb("verify", "Say whether capture holds, by trying it; exit 126 if not").defer(tries))
         .subcommand(verb("confirm", "Keep what was applied with --confirm-within").defer(looks))
 }
 
@@ -237,6 +260,10 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
         Some(("plan", matches)) => (Verb::Plan { live: matches.get_flag("live") }, matches, true),
         Some(("status", matches)) => (Verb::Status, matches, true),
         Some(("clean", matches)) => (Verb::Clean, matches, true),
+        Some(("verify", matches)) => {
+            let (strict, quick) = (matches.get_flag("strict"), matches.get_flag("quick"));
+            (Verb::Verify { strict, quick, repair: matches.get_flag("repair") }, matches, true)
+        }
         Some(("confirm", matches)) => (Verb::Confirm, matches, true),
         Some((_, matches)) => (Verb::Apply, matches, true),
     };

@@ -1,3 +1,4 @@
 //! Questions about connections, answered from policy and rules alone.
 
+pub mod probing;
 pub mod sockets;

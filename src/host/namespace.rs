@@ -15,6 +15,19 @@ use crate::sys::{exec, fs, lock};
 /// # Errors
 /// The namespace is not what the caller can mean, or a privilege is missing; nothing has been changed.
 pub fn enter(settings: &Settings, makes_rules: bool) -> Result<()> {
+    enter_with(settings, makes_rules, &[])
+}
+
+/// As [`enter`], but keeps, if they are there, the privileges by which connections are tried: as other users
+/// (`CAP_SETUID`, `CAP_SETGID`) and from a namespace of their own (`CAP_SYS_ADMIN`).
+///
+/// # Errors
+/// As [`enter`].
+pub fn enter_to_probe(settings: &Settings, makes_rules: bool) -> Result<()> {
+    enter_with(settings, makes_rules, &[Need::CAP_SETUID, Need::CAP_SETGID, Need::CAP_SYS_ADMIN])
+}
+
+fn enter_with(settings: &Settings, makes_rules: bool, also: &[Need]) -> Result<()> {
     exec::keep_descriptors();
     let mut needed = vec![Need::CAP_NET_ADMIN, Need::CAP_NET_RAW];
     if let Some(reference) = &settings.netns {
@@ -35,6 +48,7 @@ pub fn enter(settings: &Settings, makes_rules: bool) -> Result<()> {
     {
         needed.push(Need::CAP_SYS_MODULE);
     }
+    needed.extend(also);
     privilege::keep_only(&needed)
 }
 

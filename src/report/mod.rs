@@ -4,11 +4,13 @@ mod failure;
 mod outcome;
 mod planned;
 mod status;
+mod verified;
 
 pub use failure::Failure;
 pub use outcome::{Applied, Cleaned, Confirmed};
 pub use planned::Planned;
 pub use status::{Counter, Status};
+pub use verified::{Checked, How, Verified};
 
 use crate::policy::Families;
 use crate::policy::settings::Output;

@@ -30,6 +30,16 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<Applie
         confirm::possible(environment)?;
     }
     namespace::enter(settings, request.policy.mode != Mode::None)?;
+    in_place(request, environment)
+}
+
+/// Applies `request` again, in the namespace where this process is already; what was changed.
+pub(super) fn again(request: &Request, environment: &Environment) -> Result<Vec<String>> {
+    in_place(request, environment).map(|applied| applied.changed)
+}
+
+fn in_place(request: &Request, environment: &Environment) -> Result<Applied> {
+    let settings = &request.settings;
     let mut lock = Some(namespace::lock(settings)?);
     let Ready { machine, mut observed, choice, families, wanted, plan } = prepare(request, environment)?;
     let open = match plan.is_empty() {

@@ -8,6 +8,7 @@ mod istio;
 mod plan;
 mod recover;
 mod status;
+mod verify;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -71,6 +72,21 @@ fn answer(
         Verb::Status => {
             let settings = given.settings()?;
             Ok(status::run(&settings, environment)?.answer(settings.output))
+        }
+        Verb::Verify { strict, quick, repair } => {
+            let asked = verify::Asked { strict, quick, repair };
+            let says = |key: Key| {
+                option(key).part == Part::Policy || matches!(key, Key::Layout | Key::EnvFile | Key::Config)
+            };
+            if given.raw.keys().any(says) {
+                let request = given.request()?;
+                let output = request.settings.output;
+                return Ok(
+                    verify::run(asked, Some(&request), &request.settings, environment)?.verdict(output)
+                );
+            }
+            let settings = given.settings()?;
+            Ok(verify::run(asked, None, &settings, environment)?.verdict(settings.output))
         }
         Verb::Confirm => {
             let settings = given.settings()?;

@@ -68,7 +68,7 @@ fn judge(observed: &Observed, only: Option<Variant>, sockets: &[sockets::Socket]
 
 /// The policy that the rules say, and whether they are exactly its rules. Where the families say different ones
 /// (an interrupted run), it is that of the first family that says one.
-fn policy_of(
+pub(super) fn policy_of(
     rules: &RuleSet,
     variant: Variant,
     families: Families,

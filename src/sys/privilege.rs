@@ -7,6 +7,12 @@ use crate::error::{Class, Error, Result};
 /// A capability that some part of a run needs.
 pub use caps::Capability as Need;
 
+/// Our effective user and group: those of the sockets that we make.
+#[must_use]
+pub fn own_ids() -> (u32, u32) {
+    (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
+}
+
 /// Whether this is the first process of its PID namespace.
 #[must_use]
 pub fn is_first_process() -> bool {

@@ -221,11 +221,9 @@ fn inbound(found: &mut Found, rules: &RuleSet, family: Family, layout: Layout, r
             found.set(Key::InboundCapturePort, port);
         }
     }
-    let hook = rules.chain(family, &table, Hook::Prerouting.builtin());
-    let hooked = hook.is_some_and(|chain| chain.rules.iter().any(|rule| rule.target() == Some(INBOUND)));
     let mut captured: Vec<String> = Vec::new();
     let mut excluded: Vec<PortRange> = Vec::new();
-    let chain = rules.chain(family, &table, INBOUND).filter(|_| hooked);
+    let chain = rules.chain(family, &table, INBOUND);
     for rule in chain.into_iter().flat_map(|chain| &chain.rules) {
         let port = Conditions::of(rule).port;
         match (&rule.verdict, rule.target()) {

@@ -54,7 +54,6 @@ pub(super) fn request(rules: &RuleSet, routing: &[Present]) -> Option<Request> {
 struct Found {
     raw: Vec<(Key, String)>,
     seen: BTreeSet<(Key, String)>,
-    outbound: bool,
     /// Ports that are the proxy's own, in the order of the rules.
     own_ports: Vec<Port>,
 }
@@ -80,7 +79,6 @@ impl Found {
             }
             (RuleId::OutboundAll, _) => self.set(Key::OutboundCidr, "*".into()),
             (RuleId::InboundAll, _) => self.set(Key::Inbound, "*".into()),
-            (RuleId::OutboundHook, _) => self.outbound = true,
             (_, _) => {}
         }
         // iptables prints no condition for a network that is a whole family.
@@ -129,7 +127,7 @@ impl Found {
 
     fn finish(mut self, layout: Layout) -> Option<Request> {
         let has = |found: &Found, key: Key| found.raw.iter().any(|(of, _)| *of == key);
-        if !self.outbound || !(has(&self, Key::OutboundCidr) || has(&self, Key::OutboundPort)) {
+        if !(has(&self, Key::OutboundCidr) || has(&self, Key::OutboundPort)) {
             self.set(Key::OutboundCidr, String::new());
         }
         if !has(&self, Key::ProxyUid) && has(&self, Key::ProxyGid) {

@@ -1,0 +1,177 @@
+//! Questions to the kernel over netlink that are one message and an acknowledgement.
+//!
+//! netlink(7); struct nlmsghdr, struct nlattr and the rounding to 4 in linux/netlink.h.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto, setsockopt,
+    socket,
+};
+use nix::sys::time::TimeVal;
+
+const NLMSG_ERROR: u16 = 2;
+const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_ACK: u16 = 0x4;
+const NLA_F_NESTED: u16 = 0x8000;
+/// `NLA_TYPE_MASK`: the kernel marks nests and byte order in the two highest bits.
+const NLA_TYPE: u16 = 0x3fff;
+/// struct nlmsghdr.
+const HEADER: usize = 16;
+/// struct nlattr.
+const ATTRIBUTE: usize = 4;
+/// How long the kernel may take; it answers while we send.
+const PATIENCE: i64 = 2;
+
+/// A netlink socket. It belongs to the network namespace of the thread that opened it, whoever uses it.
+#[derive(Debug)]
+pub(super) struct Netlink {
+    fd: OwnedFd,
+    sequence: u32,
+}
+
+impl Netlink {
+    pub(super) fn open(protocol: SockProtocol) -> nix::Result<Netlink> {
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        setsockopt(&fd, ReceiveTimeout, &TimeVal::new(PATIENCE, 0))?;
+        Ok(Netlink { fd, sequence: 0 })
+    }
+
+    /// Sends one message and waits for its acknowledgement. What the kernel answered beside that, without the
+    /// header; empty if nothing.
+    pub(super) fn ask(&mut self, kind: u16, flags: u16, body: &[u8]) -> nix::Result<Vec<u8>> {
+        self.sequence += 1;
+        let length = u32::try_from(HEADER + body.len()).map_err(|_| Errno::EMSGSIZE)?;
+        let mut request = Vec::with_capacity(HEADER + body.len());
+        request.extend(length.to_ne_bytes());
+        request.extend(kind.to_ne_bytes());
+        request.extend((NLM_F_REQUEST | NLM_F_ACK | flags).to_ne_bytes());
+        request.extend(self.sequence.to_ne_bytes());
+        request.extend([0; 4]); // the port: the kernel knows ours
+        request.extend(body);
+        sendto(self.fd.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+        let mut answer = Vec::new();
+        let mut buffer = vec![0; 32 << 10];
+        loop {
+            let count = match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Err(Errno::EINTR) => continue,
+                other => other?,
+            };
+            if read_answer(buffer.get(..count).unwrap_or_default(), self.sequence, &mut answer)? {
+                return Ok(answer);
+            }
+        }
+    }
+}
+
+/// Reads one datagram; `true` when it had the acknowledgement of `sequence`.
+fn read_answer(mut rest: &[u8], sequence: u32, answer: &mut Vec<u8>) -> nix::Result<bool> {
+    while let Some(length) = u32_at(rest, 0).and_then(|length| usize::try_from(length).ok()) {
+        let message = rest.get(..length).filter(|message| message.len() >= HEADER).ok_or(Errno::EBADMSG)?;
+        // Answers to an earlier question may still come when that one took too long.
+        if u32_at(message, 8) == Some(sequence) {
+            if u16_at(message, 4) == Some(NLMSG_ERROR) {
+                let code = u32_at(message, HEADER).ok_or(Errno::EBADMSG)?.cast_signed();
+                return if code == 0 { Ok(true) } else { Err(Errno::from_raw(code.saturating_neg())) };
+            }
+            *answer = message.get(HEADER..).unwrap_or_default().to_vec();
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+/// An attribute, padded.
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = ATTRIBUTE + value.len();
+    let mut bytes = Vec::with_capacity(length.next_multiple_of(4));
+    // Every value here is a few bytes, or a few attributes.
+    bytes.extend(u16::try_from(length).unwrap_or(u16::MAX).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(length.next_multiple_of(4), 0);
+    bytes
+}
+
+/// An attribute that holds attributes.
+pub(super) fn nest(kind: u16, attributes: &[Vec<u8>]) -> Vec<u8> {
+    attribute(kind | NLA_F_NESTED, &attributes.concat())
+}
+
+/// The value at the end of a path of attributes.
+pub(super) fn find<'a>(attributes: &'a [u8], path: &[u16]) -> Option<&'a [u8]> {
+    let Some((wanted, rest)) = path.split_first() else { return Some(attributes) };
+    let mut left = attributes;
+    while let Some(length) = u16_at(left, 0).map(usize::from).filter(|length| *length >= ATTRIBUTE) {
+        let value = left.get(ATTRIBUTE..length)?;
+        if u16_at(left, 2).map(|kind| kind & NLA_TYPE) == Some(*wanted) {
+            return find(value, rest);
+        }
+        left = left.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    None
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
+}
+
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(u32::try_from(HEADER + body.len()).unwrap().to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend([0; 2]);
+        bytes.extend(sequence.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(body);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    #[test]
+    fn attributes_are_found_again() {
+        let inner = [attribute(1, &[7]), attribute(2, b"text\0")];
+        let bytes = [attribute(9, &[]), nest(4, &inner)].concat();
+        assert_eq!(bytes.len() % 4, 0);
+        assert_eq!(find(&bytes, &[4, 2]), Some(&b"text\0"[..]));
+        assert_eq!(find(&bytes, &[4, 1]), Some(&[7][..]));
+        assert_eq!(find(&bytes, &[9]), Some(&[][..]));
+        assert_eq!(find(&bytes, &[4, 3]), None);
+        assert_eq!(find(&bytes, &[9, 1]), None);
+    }
+
+    #[test]
+    fn an_answer_ends_with_its_acknowledgement() {
+        let mut answer = Vec::new();
+        let other = message(NLMSG_ERROR, 1, &(-1_i32).to_ne_bytes());
+        let datagram = [other, message(16, 2, &[1, 2, 3, 4])].concat();
+        assert_eq!(read_answer(&datagram, 2, &mut answer), Ok(false));
+        assert_eq!(answer, [1, 2, 3, 4]);
+        assert_eq!(read_answer(&message(NLMSG_ERROR, 2, &[0; 4]), 2, &mut answer), Ok(true));
+        let refusal = message(NLMSG_ERROR, 2, &(-2_i32).to_ne_bytes());
+        assert_eq!(read_answer(&refusal, 2, &mut answer), Err(Errno::ENOENT));
+    }
+
+    #[test]
+    fn garbage_ends() {
+        let mut answer = Vec::new();
+        assert_eq!(read_answer(&[0; 64], 1, &mut answer), Err(Errno::EBADMSG));
+        assert_eq!(read_answer(&[255; 64], 1, &mut answer), Err(Errno::EBADMSG));
+        assert_eq!(read_answer(&[1, 2], 1, &mut answer), Ok(false));
+        assert_eq!(read_answer(&message(NLMSG_ERROR, 1, &[]), 1, &mut answer), Err(Errno::EBADMSG));
+        assert_eq!(find(&[0; 16], &[1]), None);
+        assert_eq!(find(&[255; 16], &[1]), None);
+        assert_eq!(find(&[5, 0, 2, 0, 9], &[1]), None);
+    }
+}
