@@ -14,17 +14,20 @@ pub struct Planned {
     pub layout: Layout,
     /// The transactions: family, what else there is to say of it, text.
     pub transactions: Vec<(Family, String, String)>,
+    /// What routing gains before, and loses after, as phrases.
+    pub routing: Vec<String>,
     /// By the state of this machine, not from nothing.
     pub live: bool,
 }
 
 impl Report for Planned {
     fn text(&self) -> String {
-        if self.transactions.is_empty() {
+        if self.transactions.is_empty() && self.routing.is_empty() {
             return "# nothing to do\n".to_owned();
         }
         let text = |(family, what, text): &(Family, String, String)| format!("# {family}: {what}\n{text}");
-        self.transactions.iter().map(text).collect()
+        let routing = self.routing.iter().map(|what| format!("# {what}\n"));
+        self.transactions.iter().map(text).chain(routing).collect()
     }
 
     fn json(&self) -> Value {
@@ -35,6 +38,7 @@ impl Report for Planned {
             "layout": self.layout.to_string(),
             "policy": to_json(&self.policy),
             "transactions": self.transactions.iter().map(transaction).collect::<Vec<_>>(),
+            "routing": self.routing,
         })
     }
 }

@@ -28,6 +28,7 @@ pub(super) fn pure(request: &Request) -> Planned {
         policy: request.policy.clone(),
         layout: request.layout,
         transactions: transactions.map(|(family, text)| (family, what(family).to_owned(), text)).collect(),
+        routing: wanted.routing.iter().map(|what| format!("add {what}")).collect(),
         live: false,
     }
 }
@@ -39,10 +40,13 @@ pub(super) fn live(request: &Request, environment: &Environment) -> Result<Plann
     let steps = ready.plan.steps();
     let steps = steps
         .map(|step| (step.family, format!("table {} of {}", step.table, step.variant), step.text.clone()));
+    let routes = ready.plan.routes.iter().map(|present| format!("add {}", present.what));
+    let unroutes = ready.plan.unroutes.iter().map(|present| format!("remove {}", present.what));
     Ok(Planned {
         policy: request.policy.clone(),
         layout: request.layout,
         transactions: steps.collect(),
+        routing: routes.chain(unroutes).collect(),
         live: true,
     })
 }
