@@ -67,6 +67,7 @@ outside() {
 leave() {
     local status=$?
     set +e
+    ((status == 0)) || [[ -z $terminal ]] || tail -n 60 "$work/console"
     power_off
     exit "$status"
 }

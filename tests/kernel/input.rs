@@ -183,7 +183,12 @@ const CONTRADICTIONS: &[Bad] = &[
         &["--uid-owner: ", "--exclude-outbound-cidr: "],
     ),
     (&["--layout", "scoped", "-p", "15001"], &["the scoped layout captures the traffic of named owners"]),
-    (&["-b", "80", "-o", "81"], &["--inbound: ", "--exclude-outbound-port: "]),
+    (&["--layout", "classic", "-b", "80", "-o", "81"], &["--inbound: ", "--exclude-outbound-port: "]),
+    (&["-b", "80", "-d", "81"], &["--exclude-inbound: "]),
+    (&["-z", "15006", "-b", "15006"], &[r#"--inbound: "15006""#]),
+    (&["-m", "TPROXY", "-r", "254"], &[r#"--tproxy-table: "254""#]),
+    (&["--owner-group", "7", "--exclude-owner-group", "8"], &["--exclude-owner-group: "]),
+    (&["-o", "81", "--loopback-cidr", "10.0.0.0/8"], &[r#"--loopback-cidr: "10.0.0.0/8""#]),
     (&["--uid-owner", "1000", "-b", "80", "-d", "81"], &["--exclude-inbound: "]),
     (&["--uid-owner", "1000", "-b", "15001"], &[r#"--inbound: "15001""#]),
     (
@@ -214,7 +219,7 @@ const HIDING: &[Bad] = &[
 const ONCE: &[Bad] = &[
     (&["-u", "nosuchuser"], &[r#"--proxy-uid: "nosuchuser""#]),
     (&["-m", "sideways"], &[r#"--mode: "sideways""#]),
-    (&["-m", "TPROXY"], &["--mode: "]),
+    (&["--layout", "classic", "-m", "TPROXY"], &["--mode: "]),
     (&["-p", "15001", "--layout="], &["--layout: "]),
     (&["--layout", "scoped", "--uid-owner", "nosuchuser"], &[r#"--uid-owner: "nosuchuser""#]),
 ];
