@@ -2,7 +2,7 @@
 # Everything that must hold: format, lints, licences, pure tests, kernel tests, Envoy. Installs what it lacks.
 #
 #   ./scripts/check.sh              all of it, each part's time printed
-#   ./scripts/check.sh PART...      only these: format lint deny pure kernel demo envoy bench
+#   ./scripts/check.sh PART...      only these: format lint deny pure kernel demo envoy systemd image bench
 #
 # Needs root for everything that makes network namespaces (sudo is asked if you are not).
 set -euo pipefail
@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-parts=(format lint deny pure kernel demo envoy bench)
+parts=(format lint deny pure kernel demo envoy systemd image bench)
 cargo_deny_version=0.20.2
 passed=() failed=()
 
@@ -45,7 +45,7 @@ part_format() { cargo fmt --check; }
 part_lint() {
     cargo clippy --locked --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps --lib
-    shellcheck -x scripts/*.sh .ci/run
+    shellcheck -x scripts/*.sh scripts/e2e/*.sh .ci/run
     gcc -static -O2 -Wall -Wextra -Werror -o /dev/null benches/launcher.c
 }
 

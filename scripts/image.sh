@@ -145,7 +145,10 @@ make_rootfs() { # FOLDER BINARY
     extensions=$(find /usr/lib /usr/lib64 -name libxt_owner.so -printf '%h\n' -quit 2>/dev/null)
     [[ $extensions ]] || die 69 'missing: the extensions of iptables'
     for file in "$extensions"/*.so; do files+=("$file"); done
-    while read -r file; do files+=("$file"); done < <(ldd "${files[@]}" | sed -n 's|.*[[:space:]]\(/[^ :]*\) (0x.*|\1|p' | sort -u)
+    # The loader stands in its lines alone, the others behind an arrow.
+    while read -r file; do files+=("$file"); done < <(
+        ldd "${files[@]}" | sed -n 's|.*[[:space:]]\(/[^ :]*\) (0x.*|\1|p' | sort -u
+    )
     for file in "${files[@]}"; do
         [[ -e $root$file ]] || install -D -m 755 "$file" "$root$file"
         licence "$root" "$file"
@@ -163,7 +166,7 @@ licence() { # ROOT FILE
 
 # === The init container ===
 
-# run_ OPTION... -- ARGUMENT...: a container in the current network namespace, with nothing that an option does not give.
+# run_ OPTION... -- ARGUMENT...: a container with nothing that an option does not give.
 run_() {
     local options=()
     while [[ $1 != -- ]]; do options+=("$1") && shift; done
@@ -175,11 +178,11 @@ run_() {
 in_image() { "$@" </dev/null >"$work/log" 2>&1; }
 
 init() { # CAPABILITIES ARGUMENT...
-    local capability options=(--network host)
+    local capability options=(--network host --entrypoint "/usr/local/bin/${called:-mesh-init}")
     for capability in $1; do options+=(--cap-add "$capability"); done
     # podman must not get a mount namespace too, as `ip netns exec` would give it: its cgroups would be hidden.
-    in_image nsenter --net="/run/netns/$netns" "$BASH" -c "$(declare -f run_); $(declare -p storage limits image); run_ \"\$@\"" \
-        run_ "${options[@]}" -- "${@:2}"
+    in_image nsenter --net="/run/netns/$netns" "$BASH" -c \
+        "$(declare -f run_); $(declare -p storage limits image); run_ \"\$@\"" run_ "${options[@]}" -- "${@:2}"
 }
 
 exits() { # CODE TEXT COMMAND...: with that code, saying that text
@@ -209,8 +212,9 @@ try() { # VARIANT
     check 'it says what is captured' exits 0 "$proxy_uid" init 'NET_ADMIN NET_RAW' status
     check 'it takes the rules away' exits 0 removed init 'NET_ADMIN NET_RAW' clean
     check 'all of them' not chains "$variant" 1
-    check 'istio-iptables is the same program' \
-        in_image run_ --network none --entrypoint /usr/local/bin/istio-iptables -- --version
+    called=istio-iptables check 'called istio-iptables, it takes the flags of that' \
+        exits 0 '' init 'NET_ADMIN NET_RAW' -p 15001 -z 15006 -u "$proxy_uid" -m REDIRECT -i '*' -b '*' -d 15090,15021
+    check 'and makes the rules of that' inbound_redirect
     end_namespace
 }
 
@@ -250,7 +254,8 @@ for name, it in inits.items():
         assert waits == "service_completed_successfully", f"{user}: {waits}"
     print(name, " ".join(it["cap_add"]), " ".join(it["command"]), sep="|")
 for name, it in services.items():
-    assert "networks" in it or name in inits or f"{name.removesuffix('-sidecar')}-init" in inits, f"{name}: not captured"
+    captured = f"{name.removesuffix('-sidecar')}-init" in inits
+    assert captured or "networks" in it or name in inits, f"{name}: not captured"
 EOF
 }
 
@@ -264,6 +269,13 @@ chains() {
         fi
     done
     ((found >= $2))
+}
+
+# inbound_redirect: today's chain for inbound traffic, which proxy_init 0.7.1 did not have, in either iptables.
+inbound_redirect() {
+    local which
+    for which in legacy nft; do ip netns exec "$netns" "iptables-$which-save"; done >"$work/save" 2>/dev/null
+    grep -q '^-A ISTIO_IN_REDIRECT .*--to-ports 15006' "$work/save"
 }
 
 make_namespace() {
@@ -300,7 +312,8 @@ EOF
     as "$proxy_uid" "$PYTHON" "$work/proxy.py" &
     listener=$!
     local tries=0
-    until as "$app_uid" "$PYTHON" -c 'import socket; socket.create_connection(("127.0.0.1", 15001)).close()' 2>/dev/null; do
+    local reach='import socket; socket.create_connection(("127.0.0.1", 15001)).close()'
+    until as "$app_uid" "$PYTHON" -c "$reach" 2>/dev/null; do
         ((++tries < 50)) || die 1 'the listener did not start'
         sleep 0.1
     done

@@ -20,7 +20,7 @@ readonly exposure_limit=25
 readonly managers=(nftables firewalld ufw netfilter-persistent iptables ip6tables ferm shorewall shorewall6)
 
 passed=0 failed=0
-work='' root='' terminal='' init='' group=''
+work='' inner='' root='' terminal='' init='' group=''
 
 main() {
     case ${1-} in
@@ -56,12 +56,27 @@ outside() {
         (cd "${project:?}" && cargo build --locked --quiet --profile suite --bin mesh-init) >&2
     fi
     [[ -f $bin && -x $bin ]] || die 69 "missing: $bin"
-    local work rc=0
+    # Only the build was the caller's.
+    ((EUID == 0)) || exec sudo -- env "MESH_INIT_BIN=$(realpath "$bin")" "TMPDIR=${TMPDIR-}" "$BASH" "${BASH_SOURCE[0]}"
+    local rc=0
     work=$(mktemp -d "${TMPDIR:-/tmp}/mesh-init-systemd.XXXXXX")
-    as_root unshare --mount --propagation private \
-        "$BASH" "$project/scripts/systemd.sh" --inside "$work" "$(realpath "$bin")" || rc=$?
-    as_root rm -rf -- "$work"
+    trap abandon EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+    unshare --mount --propagation private \
+        "$BASH" "$project/scripts/systemd.sh" --inside "$work" "$(realpath "$bin")" </dev/null &
+    inner=$!
+    wait "$inner" || rc=$?
+    inner=''
     exit "$rc"
+}
+
+abandon() {
+    local status=$?
+    set +e
+    [[ -z $inner ]] || { kill "$inner" && wait "$inner"; } 2>/dev/null
+    rm -rf -- "$work"
+    exit "$status"
 }
 
 leave() {
@@ -159,7 +174,8 @@ order() {
     for other in "${managers[@]/%/.service}"; do
         check "verification after $other" promised mesh-init-verify.service Before "$other"
     done
-    local common=(mesh-init-verify.timer application.service docker.service) network=(systemd-networkd.service networking.service)
+    local common=(mesh-init-verify.timer application.service docker.service)
+    local network=(systemd-networkd.service networking.service)
     check 'no cycle with nftables, ufw, netfilter-persistent, networkd, ifupdown, cloud-init and Docker' \
         not cycle_with mesh-init.service '' '' nftables.service ufw.service netfilter-persistent.service \
         "${network[@]}" cloud-init-local.service cloud-init.service "${common[@]}"
@@ -191,11 +207,13 @@ cycle_with() {
     [[ -z ${without-} ]] || sed -i -E "/^($without)=/d" "$dir/$unit"
     mkdir "$dir/$unit.d"
     [[ -z $way ]] || printf '[Unit]\nDefaultDependencies=no\n%s=%s\n' "$way" "$other" >"$dir/$unit.d/opposite.conf"
-    printf '[Unit]\nDefaultDependencies=no\nWants=%s\n' \
-        "sysinit.target basic.target multi-user.target network-online.target mesh-init.service mesh-init-verify.service $other $*" >"$dir/boot.target"
+    printf '[Unit]\nDefaultDependencies=no\nWants=%s %s\n' \
+        "sysinit.target basic.target multi-user.target network-online.target" \
+        "mesh-init.service mesh-init-verify.service $other $*" >"$dir/boot.target"
     # Only the targets of systemd's own units: what this machine has enabled is none of this check.
-    for each in /usr/lib/systemd/system/*.target; do ln -s "$each" "$dir/" 2>/dev/null || true; done
-    SYSTEMD_UNIT_PATH=$dir systemd-analyze verify --man=no --generators=no "$dir/boot.target" >"$work/order.log" 2>&1 || true
+    for each in /usr/lib/systemd/system/*.target; do [[ -e $dir/${each##*/} ]] || ln -s "$each" "$dir/"; done
+    SYSTEMD_UNIT_PATH=$dir systemd-analyze verify --man=no --generators=no "$dir/boot.target" \
+        >"$work/order.log" 2>&1 || true
     grep -q 'ordering cycle' "$work/order.log"
 }
 
@@ -322,14 +340,19 @@ write_machine() { # VARIANT MANAGER
     printf 'ExecStop=%s\n' "$flush" >>"$etc/$manager.service"
     printf '[Install]\nWantedBy=multi-user.target\n' >>"$etc/$manager.service"
     cp "$work/machine/systemd-networkd.service" "$etc/network.service"
-    sed -i "s|^ExecStart=.*|ExecStart=/bin/sh -c 'iptables-$1-save >/root/at-network; ip6tables-$1-save >>/root/at-network; ip link add eth0 type veth peer name eth1 \&\& ip link set eth0 up'|" \
-        "$etc/network.service"
+    printf '%s\n' "iptables-$1-save" "ip6tables-$1-save" >"$root/etc/look"
+    {
+        echo 'sh -e /etc/look >/root/at-network'
+        echo 'ip link add eth0 type veth peer name eth1'
+        echo 'ip link set eth0 up'
+    } >"$root/etc/start-network"
+    sed -i 's|^ExecStart=.*|ExecStart=/bin/sh -e /etc/start-network|' "$etc/network.service"
     printf '[Install]\nWantedBy=multi-user.target\n' >>"$etc/network.service"
     # With the drop-in that mesh-init.service describes, and no word about the network.
     {
         sed -n '/^#   \[Unit\]/,/^#   After/s/^#   //p' "$project/deploy/systemd/mesh-init.service"
         printf '[Service]\nType=oneshot\nRemainAfterExit=yes\n'
-        printf "ExecStart=/bin/sh -c 'iptables-%s-save; ip6tables-%s-save'\nStandardOutput=file:/root/at-application\n" "$1" "$1"
+        printf 'ExecStart=/bin/sh -e /etc/look\nStandardOutput=file:/root/at-application\n'
         printf '[Install]\nWantedBy=multi-user.target\n'
     } >"$application"
     (($(grep -c -E '^(Requires|After)=mesh-init.service$' "$application") == 2)) ||
@@ -352,7 +375,9 @@ power_on() {
     mkdir "$group"
     : >"$work/console"
     # Its console is a terminal, whose lines go to a file.
-    setpriv --pdeathsig KILL script -qefc "exec '$BASH' '$project/scripts/systemd.sh' --terminal '$work' '$root' '$group'" "$work/console" </dev/null >/dev/null 2>&1 &
+    setpriv --pdeathsig KILL script -qefc \
+        "exec '$BASH' '$project/scripts/systemd.sh' --terminal '$work' '$root' '$group'" \
+        "$work/console" </dev/null >/dev/null 2>&1 &
     terminal=$!
     within 10 found_init || die 1 "systemd did not start: $(cat "$work/console")"
 }
@@ -415,7 +440,8 @@ booted() {
 }
 
 captured() {
-    { in_boot "iptables-$variant-save" && in_boot "ip6tables-$variant-save"; } >"$work/save" 2>/dev/null && captured_in "$work/save"
+    { in_boot "iptables-$variant-save" && in_boot "ip6tables-$variant-save"; } >"$work/save" 2>/dev/null &&
+        captured_in "$work/save"
 }
 
 # The sample policy's rules, in both families.
@@ -430,7 +456,7 @@ captured_in() {
 # Anything of ours, in either iptables.
 ours() {
     local which
-    for which in iptables-nft ip6tables-nft iptables-legacy ip6tables-legacy; do in_boot "$which-save"; done >"$work/save" 2>/dev/null
+    for which in ip{,6}tables-{nft,legacy}; do in_boot "$which-save"; done >"$work/save" 2>/dev/null
     grep -qE 'ISTIO|mesh-init' "$work/save"
 }
 

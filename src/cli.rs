@@ -149,7 +149,7 @@ fn command() -> Command {
         command
             .args(arguments(Verb::Apply.parts()))
             .arg(switch("strict", "what could not be tried does not count as captured"))
-            .arg(switch("quick", "read the rules only, try no connection"))
+            .arg(switch("quick", "read the rules only, try no connection").conflicts_with("strict"))
             .arg(switch("repair", "apply again what does not hold; needs the policy's flags or files"))
     };
     Command::new("mesh-init")

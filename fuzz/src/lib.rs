@@ -11,15 +11,17 @@ pub mod grammar;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
+use mesh_init::backend::iptables::transcript::transcript;
 use mesh_init::backend::iptables::{parse, render};
 use mesh_init::backend::{Observed, plan};
 use mesh_init::cli::{self, Istio, Parsed, Verb};
 use mesh_init::eval::sockets;
-use mesh_init::input::{Faults, Key, Origin, Raw, config as config_file, env_file as env_text, istio};
+use mesh_init::input::istio as flags_of_istio;
+use mesh_init::input::{Faults, Key, Origin, Raw, config as config_file, env_file as env_text};
 use mesh_init::policy::istio as istio_meant;
 use mesh_init::policy::settings::Variant;
 use mesh_init::policy::validate::{self, Request};
-use mesh_init::policy::{Facts, Families, Family, json};
+use mesh_init::policy::{Facts, Families, Family, Layout, json};
 use mesh_init::rules::compile::compile;
 use mesh_init::rules::{Protocol, RuleSet, Test, Verdict};
 
@@ -30,30 +32,72 @@ const TOLD: usize = 64 << 10;
 pub type Body = fn(&[u8]);
 
 /// The bodies by the names of their targets, which are also the names of the folders of seeds.
-pub const TARGETS: [(&str, Body); 4] =
-    [("flags", flags), ("env_file", env_file), ("config", config), ("iptables_save", iptables_save)];
+pub const TARGETS: [(&str, Body); 5] = [
+    ("flags", flags),
+    ("istio_iptables", istio_iptables),
+    ("env_file", env_file),
+    ("config", config),
+    ("iptables_save", iptables_save),
+];
 
 /// A command line, its words separated by NUL.
 pub fn flags(data: &[u8]) {
     let words = data.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec()));
     match cli::parse(std::iter::once("mesh-init".into()).chain(words)) {
-        Parsed::Call { verb: Verb::Apply | Verb::Plan { .. }, flags, .. } => judge(&flags, Faults::default()),
-        Parsed::Call { verb: Verb::Status | Verb::Clean, flags, .. } => {
+        Parsed::Call { verb: Verb::Apply | Verb::Plan { .. } | Verb::Verify { .. }, flags, .. } => {
+            judge(&flags, Faults::default());
+        }
+        Parsed::Call { verb: Verb::Status | Verb::Clean | Verb::Confirm, flags, .. } => {
             if let Err(faults) = validate::settings(&flags, Faults::default()) {
                 told(&faults);
             }
         }
-        Parsed::Istio(given) => istio_iptables(&given),
+        Parsed::Istio(given) => istio(&given, &[]),
         Parsed::Answer(text) | Parsed::Misuse(text) => assert!(!text.is_empty(), "an answer without words"),
     }
 }
 
-fn istio_iptables(given: &Istio) {
+/// A call of `istio-iptables`: variables `NAME=value`, then the words of the command line, all separated by NUL.
+pub fn istio_iptables(data: &[u8]) {
+    let words: Vec<&[u8]> = data.split(|byte| *byte == 0).collect();
+    let variable = |word: &&[u8]| !word.starts_with(b"-") && word.contains(&b'=');
+    let variables = words.iter().take_while(|word| variable(word)).count();
+    let (variables, words) = words.split_at(variables);
+    let environment: Vec<(OsString, OsString)> = variables
+        .iter()
+        .filter_map(|word| {
+            let (name, value) = word.split_at(word.iter().position(|byte| *byte == b'=')?);
+            let value = value.strip_prefix(b"=")?;
+            Some((OsString::from_vec(name.to_vec()), OsString::from_vec(value.to_vec())))
+        })
+        .collect();
+    let words = words.iter().map(|word| OsString::from_vec(word.to_vec()));
+    match cli::parse(std::iter::once("istio-iptables".into()).chain(words)) {
+        Parsed::Istio(given) => istio(&given, &environment),
+        Parsed::Answer(text) | Parsed::Misuse(text) => assert!(!text.is_empty(), "an answer without words"),
+        other @ Parsed::Call { .. } => panic!("called by its name it is {other:?}"),
+    }
+}
+
+fn istio(given: &Istio, environment: &[(OsString, OsString)]) {
     let mut faults = Faults::default();
     let texts = |long: &str| given.flags.iter().find(|(of, _)| *of == long).map(|(_, texts)| texts.clone());
-    let flags = istio::parse(texts, &[], &mut faults);
-    match istio_meant::call(&flags, given.extra.clone(), &facts(), faults) {
-        Ok(call) => holds(&call.request),
+    let given_texts = flags_of_istio::parse(texts, environment, &mut faults);
+    match istio_meant::call(&given_texts, given.extra.clone(), &facts(), faults) {
+        Ok(call) => {
+            let request = &call.request;
+            assert_eq!(request.layout, Layout::IstioIptables, "upstream is meant to the letter");
+            for warning in &request.warnings {
+                assert!(!warning.contains(char::is_control), "a warning is one plain line: {warning:?}");
+            }
+            holds(request);
+            for (families, v6) in [(Families::V4, false), (Families::Both, true)] {
+                let text = transcript(&request.policy, request.layout, families);
+                if let Err(problem) = grammar::check_transcript(v6, &text) {
+                    panic!("{problem}\n{text}");
+                }
+            }
+        }
         Err(faults) => told(&faults),
     }
 }
@@ -126,7 +170,7 @@ fn facts() -> Facts {
     Facts {
         users: ids(&[("root", 0), ("envoy", 1337)]),
         groups: ids(&[("root", 0), ("envoy", 1337)]),
-        resolvers: vec![[127, 0, 0, 11].into()],
+        resolvers: vec![[127, 0, 0, 11].into(), [0xfd00, 0, 0, 0, 0, 0, 0, 10].into()],
         addresses: vec![[10, 0, 0, 5].into()],
     }
 }

@@ -56,10 +56,11 @@ impl Observed {
         rules
     }
 
-    /// The routing that is ours.
+    /// The routing that is ours, also by what `wanted` will imply once it is there.
     #[must_use]
-    pub fn our_routing(&self) -> Vec<Present> {
-        let chains = self.rules.values().flat_map(|rules| rules.chains.clone()).collect();
+    pub fn our_routing(&self, wanted: &RuleSet) -> Vec<Present> {
+        let there = self.rules.values().flat_map(|rules| rules.chains.clone());
+        let chains = there.chain(wanted.chains.clone()).collect();
         claim::routing(&self.routing, &RuleSet { chains, routing: Vec::new() })
     }
 

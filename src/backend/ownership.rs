@@ -3,6 +3,7 @@
 //! Ours are chains with exactly the names of upstream's history and of our layouts (never a prefix: a user may
 //! have an `ISTIO_FOO`), every jump to them, and rules with our comment.
 
+use super::claim;
 use crate::policy::RuleId;
 use crate::rules::{Chain, Protocol, Rule, RuleSet, Test, Verdict};
 
@@ -47,12 +48,16 @@ pub fn is_our_chain(name: &str) -> bool {
     OUR_CHAINS.contains(&name)
 }
 
+/// Whether a rule sends packets to a chain of ours.
+#[must_use]
+pub fn is_our_target(rule: &Rule) -> bool {
+    rule.target().is_some_and(is_our_chain)
+}
+
 /// Whether a rule in a chain that is not ours is ours all the same.
 #[must_use]
 pub fn is_our_rule(rule: &Rule) -> bool {
-    rule.id.is_some()
-        || rule.target().is_some_and(is_our_chain)
-        || rule.comment.as_deref().and_then(RuleId::of_comment).is_some()
+    rule.id.is_some() || is_our_target(rule) || rule.comment.as_deref().and_then(RuleId::of_comment).is_some()
 }
 
 /// Whether anything of ours is in `rules`.
@@ -71,16 +76,30 @@ pub fn ambient(rules: &RuleSet) -> Option<&str> {
     chain_of(rules, AMBIENT_CHAINS).map(|chain| chain.name.as_str())
 }
 
+/// A rule of others that is worth telling.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ahead {
+    /// What it is, as a phrase.
+    pub text: String,
+    /// It has the form of those that Istio's tools leave for excluded interfaces.
+    pub left: bool,
+}
+
 /// Rules of others that stand before one of our hooks and let TCP past it, as phrases. Whose they are cannot be
 /// told (upstream leaves bare ones for excluded interfaces), so they are reported and left.
 #[must_use]
-pub fn ahead(rules: &RuleSet) -> Vec<String> {
+pub fn ahead(rules: &RuleSet) -> Vec<Ahead> {
     let mut found = Vec::new();
+    let ours = holds_ours(rules);
     for chain in rules.chains.iter().filter(|chain| chain.base.is_some() && !is_our_chain(&chain.name)) {
-        let Some(hook) = chain.rules.iter().position(|rule| rule.target().is_some_and(is_our_chain)) else {
-            continue;
-        };
-        for rule in chain.rules.iter().take(hook).filter(|rule| !is_our_rule(rule)) {
+        let hook = claim::hook(chain);
+        let before = hook.unwrap_or(if ours { chain.rules.len() } else { 0 });
+        for rule in chain.rules.iter().take(before).filter(|rule| !is_our_rule(rule)) {
+            let left = claim::excluded_interface(&chain.table, &chain.name, rule).is_some();
+            // Without a hook of ours it is in nobody's way, but upstream may have left it.
+            if hook.is_none() && !left {
+                continue;
+            }
             let passes = matches!(rule.verdict, Verdict::Accept | Verdict::Return);
             let other = rule.matches.iter().any(|condition| {
                 !condition.negated
@@ -88,10 +107,12 @@ pub fn ahead(rules: &RuleSet) -> Vec<String> {
             });
             if let (true, false, Some(seen)) = (passes, other, &rule.seen) {
                 let (family, table, name) = (chain.family, &chain.table, &chain.name);
-                found.push(format!(
-                    "{family}: a rule before ours lets traffic past them: {table} -A {name} {}",
-                    seen.spec
-                ));
+                let what = match hook {
+                    Some(_) => "a rule before ours lets traffic past them",
+                    None => "a rule may be left of Istio's tools",
+                };
+                found
+                    .push(Ahead { text: format!("{family}: {what}: {table} -A {name} {}", seen.spec), left });
             }
         }
     }

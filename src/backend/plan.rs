@@ -8,6 +8,7 @@ use std::fmt;
 use super::Observed;
 use super::iptables::diff::{self, Ours};
 use super::observed::Present;
+use super::ownership;
 use crate::policy::Family;
 use crate::policy::settings::Variant;
 use crate::rules::{Routing, Rule, RuleSet, Table, Verdict};
@@ -45,6 +46,8 @@ pub struct Stage {
 /// What a stage is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
+    /// Rules are made that hold beside those to be removed; not yet all that are wanted.
+    Prepare,
     /// The wanted rules are made, or replace others in the same table.
     Make,
     /// Rules that are not wanted any more are removed; the wanted ones hold by then.
@@ -101,9 +104,13 @@ pub fn plan(wanted: &RuleSet, target: Variant, observed: &Observed) -> Plan {
             stage.push(Restore { variant, family, table: table.clone(), text, undo });
         });
     }
+    let before = match moves_tproxy(wanted, target, observed) {
+        true => without_saving(&mut make, wanted, target, observed),
+        false => Vec::new(),
+    };
     Plan {
         routes: missing(wanted, observed).collect(),
-        stages: stages(make, remove),
+        stages: stages(before, make, remove),
         unroutes: surplus(wanted, observed).collect(),
     }
 }
@@ -118,7 +125,13 @@ pub fn back(before: &Observed, now: &Observed) -> Plan {
             let mut tables = had.tables(family);
             tables.extend(have.tables(family));
             for table in tables {
-                let want = Ours::observed(&had, family, table);
+                let others = |name: &str| {
+                    let chain = have.chain(family, table, name);
+                    chain.map_or(0, |chain| {
+                        chain.rules.iter().filter(|rule| !ownership::is_our_rule(rule)).count()
+                    })
+                };
+                let want = Ours::observed(&had, family, table).within(others);
                 let have = Ours::observed(&have, family, table);
                 let Some(text) = diff::transaction(family, table, &have, &want) else { continue };
                 let undo = diff::transaction(family, table, &want, &have).unwrap_or_default();
@@ -127,16 +140,69 @@ pub fn back(before: &Observed, now: &Observed) -> Plan {
             }
         }
     }
+    let nothing = RuleSet::default();
     let lacks = |of: &Observed, what: Routing| !of.routing.iter().any(|present| present.what == what);
-    let routes = before.our_routing().into_iter().filter(|present| lacks(now, present.what)).collect();
-    let unroutes = now.our_routing().into_iter().filter(|present| lacks(before, present.what)).collect();
-    Plan { routes, stages: stages(make, remove), unroutes }
+    let routes =
+        before.our_routing(&nothing).into_iter().filter(|present| lacks(now, present.what)).collect();
+    let unroutes =
+        now.our_routing(&nothing).into_iter().filter(|present| lacks(before, present.what)).collect();
+    Plan { routes, stages: stages(Vec::new(), make, remove), unroutes }
 }
 
-fn stages(make: Vec<Restore>, remove: Vec<Restore>) -> Vec<Stage> {
-    let stages = [(Purpose::Make, make), (Purpose::Remove, remove)];
+/// `before` is empty, or all of the making that comes before the removal; `make` then is what comes after it.
+fn stages(before: Vec<Restore>, make: Vec<Restore>, remove: Vec<Restore>) -> Vec<Stage> {
+    let stages = match before.is_empty() {
+        true => vec![(Purpose::Make, make), (Purpose::Remove, remove)],
+        false => vec![(Purpose::Prepare, before), (Purpose::Remove, remove), (Purpose::Make, make)],
+    };
     let stages = stages.into_iter().filter(|(_, steps)| !steps.is_empty());
     stages.map(|(purpose, steps)| Stage { purpose, steps }).collect()
+}
+
+/// Whether TPROXY moves from one iptables to the other.
+fn moves_tproxy(wanted: &RuleSet, target: Variant, observed: &Observed) -> bool {
+    let captures = |rules: &RuleSet| {
+        let rules = rules.chains.iter().flat_map(|chain| &chain.rules);
+        rules.into_iter().any(|rule| matches!(rule.verdict, Verdict::Tproxy { .. }))
+    };
+    let others = Variant::ALL.into_iter().filter(|variant| *variant != target);
+    captures(wanted) && others.into_iter().any(|other| captures(&observed.of(other)))
+}
+
+/// While both iptables have TPROXY, the second sees packets that the first has marked, and would give their
+/// connections the mark for good: their answers would be routed to this host. So the new mangle table first has no
+/// rule that saves marks; `make` is left with what adds it once the old table is gone.
+fn without_saving(
+    make: &mut Vec<Restore>,
+    wanted: &RuleSet,
+    target: Variant,
+    observed: &Observed,
+) -> Vec<Restore> {
+    let mut lean = wanted.clone();
+    for chain in lean.chains.iter_mut().filter(|chain| chain.table == Table::Mangle) {
+        chain.rules.retain(|rule| rule.verdict != Verdict::SaveMark);
+    }
+    let have = observed.of(target);
+    let mut before = Vec::new();
+    let mut after = Vec::new();
+    for step in make.drain(..) {
+        if step.table != Table::Mangle {
+            before.push(step);
+            continue;
+        }
+        let (family, table) = (step.family, step.table.clone());
+        let there = Ours::observed(&have, family, &table);
+        let (first, whole) = (Ours::wanted(&lean, family, &table), Ours::wanted(wanted, family, &table));
+        let add = |to: &mut Vec<Restore>, from: &Ours, into: &Ours| {
+            let Some(text) = diff::transaction(family, &table, from, into) else { return };
+            let undo = diff::transaction(family, &table, into, from).unwrap_or_default();
+            to.push(Restore { variant: step.variant, family, table: table.clone(), text, undo });
+        };
+        add(&mut before, &there, &first);
+        add(&mut after, &first, &whole);
+    }
+    *make = after;
+    before
 }
 
 /// Wanted routing that nobody has made yet.
@@ -155,7 +221,7 @@ fn missing<'a>(wanted: &'a RuleSet, observed: &'a Observed) -> impl Iterator<Ite
 
 /// Routing of ours that is not wanted.
 fn surplus<'a>(wanted: &'a RuleSet, observed: &Observed) -> impl Iterator<Item = Present> + 'a {
-    let ours = observed.our_routing().into_iter();
+    let ours = observed.our_routing(wanted).into_iter();
     // Rules last: a route is only found, after a run that was killed, through the rule that names its table.
     let (rules, others): (Vec<_>, Vec<_>) =
         ours.partition(|present| matches!(present.what, Routing::Rule { .. }));
@@ -186,9 +252,10 @@ pub fn differences(wanted: &RuleSet, target: Variant, observed: &Observed) -> Ve
 /// Whether two observations hold the same rules of ours, wherever those stand among other people's.
 #[must_use]
 pub fn same_ours(one: &Observed, other: &Observed) -> bool {
+    let nothing = RuleSet::default();
     let routing = |observed: &Observed| {
         let mut routing: Vec<Routing> =
-            observed.our_routing().into_iter().map(|present| present.what).collect();
+            observed.our_routing(&nothing).into_iter().map(|present| present.what).collect();
         routing.sort();
         routing
     };

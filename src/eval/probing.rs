@@ -101,34 +101,31 @@ pub fn outbound(policy: &CapturePolicy, family: Family, own: (u32, u32)) -> Resu
     let (Some(address), Some(port)) = (address, port) else {
         return Err("no address that is nobody's (TEST-NET) is among those to capture".to_owned());
     };
-    let (uid, gid) = sender(policy, own)?;
+    let Some((uid, gid)) = sender(policy, own) else { return Ok(None) };
     Ok(Some(Probe::Outbound { destination: SocketAddr::new(address, port.number()), uid, gid }))
 }
 
-/// A user and a group whose connections are captured.
-fn sender(
-    policy: &CapturePolicy,
-    (own_uid, own_gid): (u32, u32),
-) -> Result<(Option<Uid>, Option<Gid>), String> {
+/// A user and a group whose connections are captured, if there are any.
+fn sender(policy: &CapturePolicy, (own_uid, own_gid): (u32, u32)) -> Option<(Option<Uid>, Option<Gid>)> {
     let proxy = &policy.proxy;
     if let Owners::Only { uids, gids } = &policy.outbound.owners {
         let by_user = uids.first().copied();
         let gid = if by_user.is_some() { None } else { gids.first().copied() };
         let gid = gid.or_else(|| other_than(own_gid, &proxy.gids, Gid::of));
-        return Ok((by_user.or_else(|| other_than(own_uid, &proxy.uids, Uid::of)), gid));
+        return Some((by_user.or_else(|| other_than(own_uid, &proxy.uids, Uid::of)), gid));
     }
     let uid = other_than(own_uid, &proxy.uids, Uid::of);
     let gid = match &policy.outbound.groups {
         Groups::Only(gids) => match gids.iter().find(|gid| !proxy.gids.contains(gid)) {
             Some(gid) => Some(*gid),
-            None => return Err("no group is to be captured".to_owned()),
+            None => return None,
         },
         Groups::AllExcept(except) => {
             let taken: Vec<Gid> = proxy.gids.iter().chain(except).copied().collect();
             other_than(own_gid, &taken, Gid::of)
         }
     };
-    Ok((uid, gid))
+    Some((uid, gid))
 }
 
 /// Nothing if `own` is not among `taken`, else an id that is not.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::machine::{self, Machine};
 use super::{observe, routing};
+use crate::backend::observed::Present;
 use crate::backend::plan::{self, Purpose, Restore};
 use crate::backend::{Observed, Plan, Stage};
 use crate::error::{Class, Error, Result};
@@ -131,9 +132,14 @@ fn undo(plan: &Plan, done: &[Done<'_>], machine: &Machine, before: &Observed, er
             break;
         }
     }
-    let needed = plan.routes.iter().filter(|made| !before.routing.iter().any(|had| had.what == made.what));
-    let made: Vec<_> = needed.cloned().collect();
-    routing::remove(&made).ok();
+    let made = |present: &Present| {
+        let had = before.routing.iter().any(|had| had.what == present.what);
+        present.ours && !had && plan.routes.iter().any(|made| made.what == present.what)
+    };
+    // The last one made is the first to go.
+    let mut surplus: Vec<Present> = routing::read().unwrap_or_default().into_iter().filter(made).collect();
+    surplus.reverse();
+    routing::remove(&surplus).ok();
     let read = observe::read(machine, &sources, &mut now).and_then(|()| {
         now.routing = routing::read()?;
         Ok(())

@@ -87,7 +87,7 @@ fn had_by_proxy_init(key: Key, raw: &Raw) -> bool {
         given.iter().all(|given| words.iter().any(|word| given.text.trim().eq_ignore_ascii_case(word)))
     };
     match option(key).kind {
-        Kind::Switch => says(&["false", "0"]),
+        Kind::Switch => says(&["false", "0", "f"]),
         // A word that is no mode is told as that.
         Kind::One if key == Key::Mode => !says(&["REDIRECT", "TPROXY"]),
         // A policy file spells out what the classic layout does anyway.

@@ -29,6 +29,8 @@ pub const DNS_PORT: Port = port(15053);
 pub const PROXY_UID: u32 = 1337;
 /// TPROXY's packet mark.
 pub const TPROXY_MARK: Mark = Mark(1337);
+/// The mark of the proxy's calls to this host's own addresses, which inbound TPROXY takes.
+pub const TPROXY_SELF_MARK: Mark = Mark(1338);
 /// TPROXY's routing table.
 pub const TPROXY_TABLE: u32 = 133;
 /// Ports that a scoped `*` never captures: SSH, and the proxy's admin, metrics, health and merged-metrics
@@ -113,6 +115,17 @@ fn netns(values: &mut Values<'_>, given: &Sourced) -> Option<NetnsRef> {
     None
 }
 
+/// The mark of TPROXY mode; never that of the proxy's calls to itself, which would then count as captured already.
+fn mark(values: &mut Values<'_>) -> Mark {
+    let mark = values.mark(Key::TproxyMark, TPROXY_MARK);
+    if let (true, Some(given)) = (mark == TPROXY_SELF_MARK, values.raw.first(Key::TproxyMark)) {
+        let problem =
+            "is the mark of the proxy's calls to this host's own addresses, which are then not captured";
+        values.nonsense(given, &given.text, problem, "give another mark, such as 1337");
+    }
+    mark
+}
+
 /// The routing table. Those that the kernel uses itself are refused: a local default route in one of them takes
 /// the whole machine off the network (ip-route(8): 0 unspecified, 253 default, 254 main, 255 local).
 fn table(values: &mut Values<'_>) -> u32 {
@@ -133,7 +146,7 @@ fn policy(values: &mut Values<'_>, layout: Option<Layout>) -> CapturePolicy {
         values.word(Key::Ipv6, Ipv6::Auto, &[("auto", Ipv6::Auto), ("on", Ipv6::On), ("off", Ipv6::Off)]);
     let policy = CapturePolicy {
         mode,
-        tproxy_mark: values.mark(Key::TproxyMark, TPROXY_MARK),
+        tproxy_mark: mark(values),
         tproxy_table: table(values),
         proxy: Proxy {
             port: proxy_port,
@@ -265,7 +278,7 @@ fn dns(values: &mut Values<'_>) -> Dns {
     };
     for key in idle {
         let Some(given) = values.raw.first(*key) else { continue };
-        if matches!(given.text.as_str(), "false" | "0") {
+        if matches!(given.text.to_ascii_lowercase().as_str(), "false" | "0" | "f") {
             continue;
         }
         let (problem, remedy) = match redirect {

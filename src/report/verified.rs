@@ -58,6 +58,8 @@ pub struct Verified {
     pub policy: Option<CapturePolicy>,
     /// Each direction of each family.
     pub checked: Vec<Checked>,
+    /// What of the rules is not as the policy wants it, whether or not what was tried shows it: as phrases.
+    pub wrong: Vec<String>,
     /// Where nothing could be tried, it does not count as captured.
     pub strict: bool,
     /// What a repair changed.
@@ -75,7 +77,7 @@ impl Verified {
             How::Rules | How::LeftAlone => !self.strict,
             How::NotCaptured => false,
         };
-        self.policy.is_some() && self.checked.iter().all(holds)
+        self.policy.is_some() && self.wrong.is_empty() && self.checked.iter().all(holds)
     }
 
     /// The answer with its exit code.
@@ -102,6 +104,9 @@ impl Report for Verified {
             let line = format!("{} {family}: {state}", direction.as_str());
             lines.push(if detail.is_empty() { line } else { format!("{line}: {detail}") });
         }
+        if !self.wrong.is_empty() {
+            lines.push(format!("NOT WHOLE: {} not as the policy wants it", self.wrong.join(", ")));
+        }
         if !self.repaired.is_empty() {
             lines.push(format!("repaired: {}", self.repaired.join(", ")));
         }
@@ -123,6 +128,7 @@ impl Report for Verified {
             "schema": "mesh-init/verify/v1",
             "captured": self.holds(),
             "checked": self.checked.iter().map(checked).collect::<Vec<_>>(),
+            "wrong": self.wrong,
             "repaired": self.repaired,
             "policy": self.policy.as_ref().map(to_json),
             "notes": self.notes,

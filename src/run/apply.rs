@@ -70,7 +70,7 @@ fn in_place(request: &Request, environment: &Environment) -> Result<Applied> {
         changed: plan.changes(),
         open,
         confirm_within: settings.confirm_within.map(|within| within.as_secs()),
-        notes: ownership::ahead(&observed.of(choice.variant)),
+        notes: ownership::ahead(&observed.of(choice.variant)).into_iter().map(|ahead| ahead.text).collect(),
         choice,
     })
 }

@@ -3,7 +3,8 @@
 use super::{Environment, apply, confirm};
 use crate::backend::choose::Choice;
 use crate::backend::claim::Claim;
-use crate::backend::{ownership, plan};
+use crate::backend::ownership::{self, Ahead};
+use crate::backend::plan;
 use crate::error::Result;
 use crate::host::{self, namespace, observe, preflight};
 use crate::policy::settings::{Settings, Variant};
@@ -23,10 +24,14 @@ pub(super) fn run(settings: &Settings, named: RuleSet, environment: &Environment
     }
     observed.claim = Claim { named, all: settings.all };
     let ahead = |variant| ownership::ahead(&observed.of(variant));
-    let mut notes: Vec<String> = Variant::ALL.into_iter().flat_map(ahead).collect();
-    notes
-        .iter_mut()
-        .for_each(|note| note.push_str(" (left: whose it is cannot be told; --all takes it too)"));
+    let told = |ahead: Ahead| match ahead.left && !settings.all {
+        true => format!(
+            "{} (left: whose it is cannot be told; clean --all in its place would have taken it)",
+            ahead.text
+        ),
+        false => format!("{} (left: it is not ours)", ahead.text),
+    };
+    let notes = Variant::ALL.into_iter().flat_map(ahead).map(told).collect();
     let nothing = RuleSet::default();
     let choice = Choice { variant: Variant::Nft, reason: "" };
     let plan = plan::plan(&nothing, choice.variant, &observed);

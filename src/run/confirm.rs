@@ -18,6 +18,10 @@ use crate::rules::{RuleSet, Table};
 use crate::sys::holder::{self, Holder};
 use crate::sys::lock::Lock;
 
+/// How often, and after which pause, what was there before is tried to be brought back.
+const TRIES: u32 = 1800;
+const PAUSE: Duration = Duration::from_secs(2);
+
 /// Adds the mark of a change that waits.
 pub(super) fn mark(wanted: &mut RuleSet) {
     wanted.chains.push(own(Family::V4, ownership::UNCONFIRMED, Vec::new()));
@@ -55,9 +59,12 @@ pub(super) fn hold(
         if let Some(lock) = lock.take() {
             lock.forget();
         }
-        // Nobody listens any more: what went wrong is seen by `status`.
-        if let Err(error) = restore(settings, before, machine, done) {
-            tracing::error!("{error}");
+        // Somebody may hold a lock or change the same rules just now: until it is done, or an hour has passed.
+        for _ in 0..TRIES {
+            if restore(settings, before, machine, done).is_ok() {
+                break;
+            }
+            std::thread::sleep(PAUSE);
         }
     })
 }

@@ -54,7 +54,7 @@ fn answer(
             .remedy("wait until the network is there: whether IPv6 is captured depends on it")
             .into());
     }
-    if task.native_nftables && !task.skip_rules {
+    if task.native_nftables && !task.skip_rules && !task.cleanup_only {
         let error = Error::host("--native-nftables is given, and this version has no nftables back end");
         return Err(error.remedy("leave it out to use iptables").into());
     }

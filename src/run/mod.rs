@@ -75,6 +75,12 @@ fn answer(
         }
         Verb::Verify { strict, quick, repair } => {
             let asked = verify::Asked { strict, quick, repair };
+            if let Some(confirm) = given.raw.first(Key::ConfirmWithin).cloned() {
+                let mut faults = given.faults;
+                let remedy = "leave it out: a repair brings back what is meant to be there";
+                faults.option(&confirm, "is for apply", remedy);
+                return Err(faults.into());
+            }
             let says = |key: Key| {
                 option(key).part == Part::Policy || matches!(key, Key::Layout | Key::EnvFile | Key::Config)
             };

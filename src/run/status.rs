@@ -1,6 +1,9 @@
 //! `status`: what is captured here, read from the kernel and from nothing else.
 
+use std::collections::BTreeMap;
+
 use super::{Environment, confirm, recover};
+use crate::backend::claim::Claim;
 use crate::backend::{Observed, ownership, plan};
 use crate::error::Result;
 use crate::eval::sockets;
@@ -10,7 +13,7 @@ use crate::policy::validate::Request;
 use crate::policy::{Families, Family, RuleId};
 use crate::report::{Counter, Status};
 use crate::rules::compile::compile;
-use crate::rules::{Chain, Rule, RuleSet};
+use crate::rules::{Chain, Match, Rule, RuleSet, Table, Verdict};
 
 pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<Status> {
     namespace::enter(settings, false)?;
@@ -46,7 +49,7 @@ fn judge(observed: &Observed, only: Option<Variant>, sockets: &[sockets::Socket]
     // The last one, nft, is where an interrupted move goes to unless told otherwise.
     let Some(variant) = variants.last().copied() else { return Status::Nothing { notes } };
     let rules = observed.of(variant);
-    notes.extend(ownership::ahead(&rules));
+    notes.extend(ownership::ahead(&rules).into_iter().map(|ahead| ahead.text));
     let families = if has_ours(&rules, Family::V6) { Families::Both } else { Families::V4 };
     if families == Families::V4 && observed.ipv6 {
         notes.push("IPv6 is not captured, although the namespace has an IPv6 stack".to_owned());
@@ -81,7 +84,8 @@ pub(super) fn policy_of(
         if confirm::is_marked(rules) {
             confirm::mark(&mut wanted);
         }
-        plan::plan(&wanted, variant, observed).is_empty()
+        let claim = Claim { named: wanted.clone(), all: false };
+        plan::plan(&wanted, variant, &Observed { claim, ..observed.clone() }).is_empty()
     });
     if whole {
         return both.map(|request| (request, true));
@@ -99,21 +103,43 @@ fn has_ours(rules: &RuleSet, family: Family) -> bool {
     ownership::holds_ours(&of_family(rules, family))
 }
 
+/// The clauses of wanted rules, by what they do and say.
+type Clauses<'a> = BTreeMap<(Family, &'a Table, &'a str, Vec<Match>, &'a Verdict), RuleId>;
+
+fn clauses(wanted: &RuleSet) -> Clauses<'_> {
+    let mut clauses = Clauses::new();
+    for chain in &wanted.chains {
+        for rule in chain.rules.iter().flat_map(|rule| rule.id.map(|id| (rule, id))) {
+            let (rule, id) = rule;
+            let key = (chain.family, &chain.table, chain.name.as_str(), sorted(rule), &rule.verdict);
+            clauses.entry(key).or_insert(id);
+        }
+    }
+    clauses
+}
+
+fn sorted(rule: &Rule) -> Vec<Match> {
+    let mut matches = rule.matches.clone();
+    matches.sort();
+    matches
+}
+
 /// The clause that a rule stands for: it says so, or the policy's own rule that is the same does.
-fn clause(chain: &Chain, rule: &Rule, wanted: &RuleSet) -> Option<RuleId> {
+fn clause(chain: &Chain, rule: &Rule, clauses: &Clauses<'_>) -> Option<RuleId> {
     let same = || {
-        let wanted = wanted.chain(chain.family, &chain.table, &chain.name)?;
-        wanted.rules.iter().find(|of| of.same(rule))?.id
+        let key = (chain.family, &chain.table, chain.name.as_str(), sorted(rule), &rule.verdict);
+        clauses.get(&key).copied()
     };
     recover::clause(rule).or(rule.id).or_else(same)
 }
 
 /// Counters of our rules, summed per clause and family, in the order of the rules.
 fn counters(rules: &RuleSet, wanted: &RuleSet) -> Vec<Counter> {
+    let clauses = clauses(wanted);
     let mut counters: Vec<Counter> = Vec::new();
     for chain in &rules.chains {
         for rule in &chain.rules {
-            let (Some(id), Some(seen)) = (clause(chain, rule, wanted), &rule.seen) else { continue };
+            let (Some(id), Some(seen)) = (clause(chain, rule, &clauses), &rule.seen) else { continue };
             match counters.iter_mut().find(|counter| counter.id == id && counter.family == chain.family) {
                 Some(counter) => {
                     counter.packets += seen.packets;

@@ -61,7 +61,7 @@ pub(super) fn run(
     notes.extend(preflight::no_other_mesh(&observed).err().map(|error| error.problem));
     let expected = match request {
         Some(request) => Some(of_request(request, &mut observed, &machine)?),
-        None => of_rules(&observed, settings),
+        None => of_rules(&mut observed, settings),
     };
     if Variant::ALL.into_iter().any(|variant| confirm::is_marked(&observed.of(variant))) {
         notes.push(confirm::waiting());
@@ -71,9 +71,16 @@ pub(super) fn run(
             notes.push("chains of Istio are here that no policy of this version makes".to_owned());
         }
         let strict = asked.strict;
-        return Ok(Verified { policy: None, checked: Vec::new(), strict, repaired: Vec::new(), notes });
+        return Ok(Verified {
+            policy: None,
+            checked: Vec::new(),
+            wrong: Vec::new(),
+            strict,
+            repaired: Vec::new(),
+            notes,
+        });
     };
-    notes.extend(ownership::ahead(&observed.of(expected.variant)));
+    notes.extend(ownership::ahead(&observed.of(expected.variant)).into_iter().map(|ahead| ahead.text));
     for (port, uid) in probing::strangers(&expected.policy, &sockets) {
         notes.push(format!(
             "port {port} is held by uid {uid}, which the rules do not exempt: as a proxy it would get its own connections back"
@@ -81,8 +88,8 @@ pub(super) fn run(
     }
     let mut checked = check(asked, &expected, &observed, &sockets);
     let mut repaired = Vec::new();
-    let broken = !plan::differences(&expected.wanted, expected.variant, &observed).is_empty();
-    if let (true, Some(request)) = (asked.repair && broken, request) {
+    let mut wrong = wrong_of(&expected, &observed);
+    if let (true, Some(request)) = (asked.repair && !wrong.is_empty(), request) {
         if host::holder_waits() {
             notes.push("not repaired: another change waits to be confirmed".to_owned());
         } else {
@@ -92,15 +99,17 @@ pub(super) fn run(
             let mut now = observe::look(&machine)?.observed;
             now.claim = observed.claim.clone();
             checked = check(asked, &expected, &now, &sockets);
+            wrong = wrong_of(&expected, &now);
         }
     }
-    Ok(Verified {
-        policy: Some(expected.policy),
-        checked,
-        strict: asked.strict && !asked.quick,
-        repaired,
-        notes,
-    })
+    Ok(Verified { policy: Some(expected.policy), checked, wrong, strict: asked.strict, repaired, notes })
+}
+
+fn wrong_of(expected: &Expected, observed: &Observed) -> Vec<String> {
+    let wrong = plan::differences(&expected.wanted, expected.variant, observed).into_iter();
+    let mut wrong: Vec<String> = wrong.map(|(_, what)| what).collect();
+    wrong.dedup();
+    wrong
 }
 
 fn of_request(request: &Request, observed: &mut Observed, machine: &host::Machine) -> Result<Expected> {
@@ -115,11 +124,10 @@ fn of_request(request: &Request, observed: &mut Observed, machine: &host::Machin
     Ok(Expected { policy: policy.clone(), wanted, families, variant: choice.variant })
 }
 
-fn of_rules(observed: &Observed, settings: &Settings) -> Option<Expected> {
+fn of_rules(observed: &mut Observed, settings: &Settings) -> Option<Expected> {
     let holding = |variant: &Variant| ownership::holds_ours(&observed.of(*variant));
     let asked = |variant: &Variant| settings.variant.is_none_or(|asked| asked == *variant);
-    let variant =
-        Variant::ALL.into_iter().filter(|variant| holding(variant) && asked(variant)).next_back()?;
+    let variant = Variant::ALL.into_iter().rfind(|variant| holding(variant) && asked(variant))?;
     let rules = observed.of(variant);
     let (request, _) = status::policy_of(&rules, variant, Families::Both, observed)
         .into_iter()
@@ -132,6 +140,7 @@ fn of_rules(observed: &Observed, settings: &Settings) -> Option<Expected> {
     if confirm::is_marked(&rules) {
         confirm::mark(&mut wanted);
     }
+    observed.claim = Claim { named: wanted.clone(), all: settings.all };
     Some(Expected { policy: request.policy, wanted, families, variant })
 }
 
@@ -194,8 +203,8 @@ fn one(
     let tried = described(&probe);
     let held = listening.contains(&port.number());
     match probe::run(&probe, policy, family, held) {
-        Shown::Token => (How::Probe, with(&tried, missing)),
-        Shown::Conntrack => (How::Conntrack, with(&tried, missing)),
+        Shown::Token => (How::Probe, tried),
+        Shown::Conntrack => (How::Conntrack, tried),
         Shown::Contradicts(seen) => (How::NotCaptured, format!("{tried}: {seen}")),
         Shown::Untried(why) => by_rules(&format!("not tried: {why}")),
     }
@@ -204,13 +213,6 @@ fn one(
 fn of_family(rules: &RuleSet, family: Family) -> RuleSet {
     let chains = rules.chains.iter().filter(|chain| chain.family == family).cloned().collect();
     RuleSet { chains, routing: Vec::new() }
-}
-
-fn with(tried: &str, missing: Option<&str>) -> String {
-    match missing {
-        Some(missing) => format!("{tried}; but {missing} is not as it should be"),
-        None => tried.to_owned(),
-    }
 }
 
 fn described(probe: &Probe) -> String {

@@ -10,6 +10,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -94,6 +95,13 @@ fn hold(link: UnixStream, wait: Duration, expired: impl FnOnce(bool)) -> ! {
     unsafe { nix::libc::_exit(0) }
 }
 
+/// Somebody wants the process to end, as systemd does with what a service or a session leaves: then it is time to act.
+static ASKED_TO_END: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn asked_to_end(_: nix::libc::c_int) {
+    ASKED_TO_END.store(true, Ordering::Relaxed);
+}
+
 /// Waits. If nobody spoke in time: the socket, which keeps other holders away, and whether the caller was done.
 fn waits_in_vain(link: UnixStream, wait: Duration) -> Option<(UnixListener, bool)> {
     let mut link = alone(link).ok()?;
@@ -101,9 +109,9 @@ fn waits_in_vain(link: UnixStream, wait: Duration) -> Option<(UnixListener, bool
     {
         Ok(listener) => listener,
         Err(error) => {
-            let word = match error.kind() {
-                ErrorKind::AddrInUse => vec![BUSY],
-                _ => format!("x{error}").into_bytes(),
+            let word = match error.kind() == ErrorKind::AddrInUse {
+                true => vec![BUSY],
+                false => format!("x{error}").into_bytes(),
             };
             link.write_all(&word).ok();
             return None;
@@ -115,11 +123,13 @@ fn waits_in_vain(link: UnixStream, wait: Duration) -> Option<(UnixListener, bool
     let mut done = false;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if left.is_zero() || ASKED_TO_END.load(Ordering::Relaxed) {
             return Some((listener, done));
         }
         let mut fds = vec![PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
         fds.extend(caller.as_ref().map(|link| PollFd::new(link.as_fd(), PollFlags::POLLIN)));
+        // A signal just before the wait would be missed by it, so it is never long.
+        let left = left.min(Duration::from_secs(1));
         let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         if poll(&mut fds, timeout).is_err() {
             continue;
@@ -146,26 +156,31 @@ fn waits_in_vain(link: UnixStream, wait: Duration) -> Option<(UnixListener, bool
 fn alone(link: UnixStream) -> nix::Result<UnixStream> {
     // SAFETY: ignoring a signal runs no code of ours.
     unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) }?;
+    // SAFETY: the handler stores to an atomic and does nothing else (signal-safety(7)).
+    unsafe { signal(Signal::SIGTERM, SigHandler::Handler(asked_to_end)) }?;
     nix::unistd::chdir("/")?;
     let null = nix::fcntl::open("/dev/null", nix::fcntl::OFlag::O_RDWR, nix::sys::stat::Mode::empty())?;
-    // SAFETY: dup2 and close_range take integers. Descriptors 0 to 2 are replaced, 3 becomes the link, and all others
-    // are closed: those that values of the caller's own still name are never used again, for this process ends by
-    // _exit.
-    let moved = unsafe {
-        for standard in 0..=2 {
-            nix::libc::dup2(null.as_raw_fd(), standard);
-        }
-        let moved = nix::libc::fcntl(link.as_raw_fd(), nix::libc::F_DUPFD_CLOEXEC, 100);
-        nix::libc::syscall(nix::libc::SYS_close_range, 3, 99, 0);
-        nix::libc::syscall(nix::libc::SYS_close_range, moved + 1, u32::MAX, 0);
-        moved
-    };
+    for standard in 0..=2 {
+        // SAFETY: dup2(2) takes integers; the standard descriptors are nobody's value here.
+        unsafe { nix::libc::dup2(null.as_raw_fd(), standard) };
+    }
+    // SAFETY: fcntl(2) takes integers and makes a descriptor.
+    let moved = unsafe { nix::libc::fcntl(link.as_raw_fd(), nix::libc::F_DUPFD_CLOEXEC, 100) };
+    close(3, 99);
+    close(u32::try_from(moved).unwrap_or(0) + 1, u32::MAX);
     let _closed_already = (null.into_raw_fd(), link.into_raw_fd());
     if moved < 0 {
         return Err(nix::errno::Errno::EMFILE);
     }
     // SAFETY: the descriptor was made just now; nobody else owns it.
     Ok(UnixStream::from(unsafe { OwnedFd::from_raw_fd(moved) }))
+}
+
+/// Closes the descriptors from `first` to `last`: what values of the caller's own still name is never used again, for
+/// this process ends by _exit.
+fn close(first: u32, last: u32) {
+    // SAFETY: close_range(2) takes integers.
+    unsafe { nix::libc::syscall(nix::libc::SYS_close_range, first, last, 0) };
 }
 
 /// Listens to one who came. Only root and our own user have a say: anybody in the namespace can connect.
@@ -212,6 +227,10 @@ fn speak(word: u8) -> Option<Found> {
     let name = SocketAddr::from_abstract_name(NAME).ok()?;
     let mut stream = UnixStream::connect_addr(&name).ok()?;
     let peer = getsockopt(&stream, PeerCredentials).ok()?;
+    // Anybody in the namespace can listen there; only root and our own user hold anything.
+    if peer.uid() != 0 && peer.uid() != nix::unistd::geteuid().as_raw() {
+        return None;
+    }
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
     stream.write_all(&[word]).ok()?;
     let mut left = [0; 8];

@@ -22,7 +22,8 @@ const NAME: &[u8] = b"mesh-init/apply";
 /// Held as long as it lives.
 #[derive(Debug)]
 pub struct Lock {
-    _socket: UnixListener,
+    /// Nothing if a stranger, who cannot be another run, keeps the name taken.
+    _socket: Option<UnixListener>,
 }
 
 impl Lock {
@@ -43,12 +44,25 @@ pub fn take(wait: Duration) -> Result<Lock> {
     let address = SocketAddr::from_abstract_name(NAME).map_err(|error| failed(&error))?;
     loop {
         match UnixListener::bind_addr(&address) {
-            Ok(socket) => return Ok(Lock { _socket: socket }),
+            Ok(socket) => return Ok(Lock { _socket: Some(socket) }),
             Err(error) if error.kind() == ErrorKind::AddrInUse => {}
             Err(error) => return Err(failed(&error)),
         }
         let left = end.saturating_duration_since(Instant::now());
         let holder = queue().map_err(|error| failed(&error))?;
+        // Whoever works here is root or our own user. Any other process of the namespace that takes the name would
+        // only keep capture from being made or repaired.
+        if let Some((_, who)) = &holder
+            && who.uid() != 0
+            && who.uid() != nix::unistd::geteuid().as_raw()
+        {
+            tracing::warn!(
+                "process {} of uid {} keeps the lock of this namespace and is no run: ignored",
+                who.pid(),
+                who.uid()
+            );
+            return Ok(Lock { _socket: None });
+        }
         if left.is_zero() {
             let who = holder.map_or_else(String::new, |(_, who)| {
                 format!(" (process {} of uid {})", who.pid(), who.uid())

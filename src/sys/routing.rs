@@ -20,7 +20,9 @@ use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage,
     NetlinkPayload,
 };
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol,
+};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -352,8 +354,7 @@ fn route_message(v6: bool, table: u32, protocol: u8) -> RouteMessage {
     let mut route = RouteMessage::default();
     route.header.address_family = family(v6);
     route.header.kind = RouteType::Local;
-    // IPv6 has no scopes of routes.
-    route.header.scope = if v6 { RouteScope::Universe } else { RouteScope::Host };
+    route.header.scope = if v6 { RouteScope::Universe } else { RouteScope::Host }; // IPv6 has none
     route.header.protocol = RouteProtocol::from(protocol);
     route.attributes = vec![RouteAttribute::Table(table), RouteAttribute::Oif(LO)];
     route.attributes.extend(v6.then_some(RouteAttribute::Priority(V6_METRIC)));
@@ -365,6 +366,7 @@ fn address_message(protocol: u8) -> AddressMessage {
     address.header.family = AddressFamily::Inet6;
     address.header.prefix_len = 128;
     address.header.index = LO;
+    address.header.flags = AddressHeaderFlags::Nodad; // usable at once
     address.attributes = vec![
         AddressAttribute::Local(ADDRESS.into()),
         AddressAttribute::Address(ADDRESS.into()),

@@ -19,9 +19,11 @@ mod support;
 mod again;
 mod ambient;
 mod beside;
+mod boot;
 mod child;
 mod classic;
 mod clean;
+mod confirm;
 mod docker_dns;
 mod failing;
 mod foreign;
@@ -45,6 +47,10 @@ mod status;
 mod telling;
 mod tools;
 mod undo;
+mod upstream;
+mod verify;
+mod verify_machine;
+mod verify_repair;
 mod wide;
 
 use std::process::ExitCode;
@@ -76,6 +82,12 @@ fn main() -> ExitCode {
         beside::cases(),
         regressions::cases(),
         undo::cases(),
+        upstream::cases(),
+        verify::cases(),
+        verify_machine::cases(),
+        verify_repair::cases(),
+        boot::cases(),
+        confirm::cases(),
         status::cases(),
     ];
     let checks = [self_check::checks(), listing::checks(), replace::checks(), kill::checks()];

@@ -4,6 +4,7 @@ mod empty;
 mod faults;
 mod files;
 mod hostile;
+mod istio;
 mod layouts;
 mod precedence;
 pub(crate) mod program;

@@ -57,6 +57,8 @@ const EFFECTS: &[(&str, &[&str])] = &[
     ("caps",                       &["sys"]),
     ("libc",                       &["sys"]),
     ("nix",                        &["sys"]),
+    ("rtnetlink",                  &["sys"]),
+    ("tokio",                      &["sys"]),
 ];
 
 /// Methods without arguments that reach the machine through a plain value (`Path`, `Instant`, `&str`).
@@ -819,6 +821,8 @@ const PLANTED: &[(&str, &str, &str)] = &[
     ("run/mod.rs", "fn f() { caps::read(a) }", "1: `caps::read`: caps belongs in sys"),
     ("backend/mod.rs", "const TCP: i32 = libc::IPPROTO_TCP;", "1: `libc::IPPROTO_TCP`: libc belongs in sys"),
     ("host/mod.rs", "use nix::sched;", "1: `nix::sched`: nix belongs in sys"),
+    ("host/mod.rs", "use rtnetlink::Handle;", "1: `rtnetlink::Handle`: rtnetlink belongs in sys"),
+    ("run/mod.rs", "use tokio::runtime::Builder;", "1: `tokio::runtime::Builder`: tokio belongs in sys"),
     // ... and the ways to hide one.
     ("host/mod.rs", "use ::nix::sched;\nmod nix {}", "1: `nix::sched` (as `::nix::sched`): nix belongs in sys"),
     ("host/mod.rs", "use nix;", "1: `nix`: nix belongs in sys"),

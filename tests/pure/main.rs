@@ -8,6 +8,9 @@
     reason = "tests fail by panicking"
 )]
 
+// A module of the program that is compiled here from its own file names these from the root.
+use mesh_init::{backend, input, policy, rules};
+
 mod cli;
 mod golden;
 mod layers;

@@ -7,6 +7,7 @@ mod garbage;
 mod given;
 mod machine;
 mod policy;
+mod recover;
 mod seeds;
 
 use proptest::test_runner::Config;

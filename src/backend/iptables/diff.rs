@@ -71,6 +71,18 @@ impl Ours {
         self
     }
 
+    /// The same with numbers that a chain with only so many rules of others has: others may have gone meanwhile.
+    #[must_use]
+    pub fn within(mut self, others: impl Fn(&str) -> usize) -> Ours {
+        for (chain, hooked) in &mut self.hooks {
+            let most = others(chain);
+            for (index, hooked) in hooked.iter_mut().enumerate() {
+                hooked.number = hooked.number.map(|number| number.min(most + index + 1));
+            }
+        }
+        self
+    }
+
     /// Whether there is nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -7,7 +7,7 @@ use crate::backend::ownership;
 use crate::input::{Faults, Key, Origin, Raw};
 use crate::policy::validate::{self, Request};
 use crate::policy::{Cidr, Facts, Family, Gid, IfName, Layout, PortRange, RuleId, Uid};
-use crate::rules::compile::istio::{DROP, OUTPUT_DNS, TPROXY};
+use crate::rules::compile::istio::{DROP, OUTPUT_DNS, SELF_MARK, TPROXY};
 use crate::rules::compile::{IN_REDIRECT, INBOUND, OUTPUT, REDIRECT};
 use crate::rules::{Chain, Hook, Protocol, Routing, Rule, RuleSet, Table, Test, Verdict};
 
@@ -34,9 +34,9 @@ pub(super) fn request(rules: &RuleSet, routing: &[Present]) -> Option<Request> {
     if let Some(tunnel) = inbound.clone().find_map(port_of) {
         found.set(Key::InboundTunnelPort, tunnel);
     }
-    outbound(&mut found, rules, &families);
+    outbound(&mut found, rules, &families, !ours);
     self::inbound(&mut found, rules, first, layout, routing);
-    interfaces(&mut found, rules, first);
+    interfaces(&mut found, rules, &families);
     dns(&mut found, rules, &families);
     if rules.chain(first, &Table::Mangle, DROP).is_some() {
         found.set(Key::DropInvalid, true);
@@ -109,8 +109,16 @@ fn port_of(rule: &Rule) -> Option<PortRange> {
     (rule.verdict == Verdict::Return).then(|| Conditions::of(rule).port).flatten()
 }
 
-fn outbound(found: &mut Found, rules: &RuleSet, families: &[Family]) {
+fn outbound(found: &mut Found, rules: &RuleSet, families: &[Family], letter: bool) {
     let mut out = Outbound::default();
+    // In TPROXY mode our own reading knows the proxy's groups by their mark.
+    let mangle =
+        rules.chain(*families.first().unwrap_or(&Family::V4), &Table::Mangle, Hook::Output.builtin());
+    for rule in mangle.into_iter().flat_map(|chain| &chain.rules) {
+        if rule.verdict == Verdict::SetMark(SELF_MARK) {
+            out.self_gids.extend(Conditions::of(rule).gid);
+        }
+    }
     for (index, family) in families.iter().enumerate() {
         let chain = rules.chain(*family, &Table::Nat, OUTPUT);
         out.past_loopback = false;
@@ -131,13 +139,13 @@ fn outbound(found: &mut Found, rules: &RuleSet, families: &[Family]) {
     if let Some(loopback) = out.loopback {
         found.set(Key::LoopbackCidr, loopback);
     }
-    if out.all == families && !out.all.is_empty() {
+    // A rule without a condition is one for a whole family: each of them is everything, unless more is named, which
+    // our own reading makes no rules for beside everything.
+    let everything = out.all == families && out.cidrs.len() == out.all.len();
+    if everything && (letter || ports.is_empty()) {
         found.set(Key::OutboundCidr, "*");
     } else {
-        // A rule without a condition is one for a whole family.
-        let whole = out.all.iter().map(|family| family.everything());
-        let cidrs: Vec<Cidr> = out.cidrs.iter().copied().chain(whole).collect();
-        found.list(Key::OutboundCidr, &cidrs);
+        found.list(Key::OutboundCidr, &out.cidrs);
     }
 }
 
@@ -176,7 +184,10 @@ impl Outbound {
                 (Some(port), _) if first => self.ports.push(port),
                 (Some(_), _) => {}
                 (None, Some(cidr)) => self.cidrs.push(cidr),
-                (None, None) => self.all.push(family),
+                (None, None) => {
+                    self.all.push(family);
+                    self.cidrs.push(family.everything());
+                }
             },
             (_, _) if !first => {}
             (_, Some(IN_REDIRECT)) => self.self_gids.extend(of.gid),
@@ -244,8 +255,11 @@ fn inbound(found: &mut Found, rules: &RuleSet, family: Family, layout: Layout, r
     }
 }
 
-fn interfaces(found: &mut Found, rules: &RuleSet, family: Family) {
-    let shared = rules.chain(family, &Table::Nat, Hook::Prerouting.builtin());
+fn interfaces(found: &mut Found, rules: &RuleSet, families: &[Family]) {
+    let shared = |family: &Family| rules.chain(*family, &Table::Nat, Hook::Prerouting.builtin());
+    // Both families name the same interfaces, but jumps by network stand in one of them only.
+    let ours = |chain: &&Chain| chain.rules.iter().filter(|rule| ownership::is_our_rule(rule)).count();
+    let shared = families.iter().filter_map(shared).max_by_key(ours);
     let (mut excluded, mut rerouted): (Vec<&IfName>, Vec<&IfName>) = (Vec::new(), Vec::new());
     for rule in shared.into_iter().flat_map(|chain| &chain.rules).filter(|rule| ownership::is_our_rule(rule))
     {

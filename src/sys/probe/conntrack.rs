@@ -15,7 +15,6 @@ const IPCTNL_MSG_CT_GET: u16 = 0x101;
 const IPCTNL_MSG_CT_DELETE: u16 = 0x102;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
-const CTA_PROTOINFO: u16 = 4;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_SRC: u16 = 1;
@@ -25,10 +24,6 @@ const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
-const CTA_PROTOINFO_TCP: u16 = 1;
-const CTA_PROTOINFO_TCP_STATE: u16 = 1;
-/// linux/netfilter/nf_conntrack_tcp.h.
-const TCP_CONNTRACK_CLOSE: u8 = 8;
 /// `NFPROTO_IPV4` and `NFPROTO_IPV6`, linux/netfilter.h.
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
@@ -49,8 +44,6 @@ pub(super) struct Tuple {
 pub(super) struct Entry {
     /// Who answers.
     pub(super) answers: SocketAddr,
-    /// Whether a reset has ended it.
-    pub(super) closed: bool,
 }
 
 /// Connection tracking of the namespace in which it was opened.
@@ -127,30 +120,27 @@ fn read_entry(answer: &[u8]) -> Option<Entry> {
     };
     let port = find(attributes, &[CTA_TUPLE_REPLY, CTA_TUPLE_PROTO, CTA_PROTO_SRC_PORT])?;
     let port = u16::from_be_bytes(port.try_into().ok()?);
-    let state = find(attributes, &[CTA_PROTOINFO, CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_STATE]);
-    let closed = state == Some(&[TCP_CONNTRACK_CLOSE]);
-    Some(Entry { answers: SocketAddr::new(ip, port), closed })
+    Some(Entry { answers: SocketAddr::new(ip, port) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn reply(ip: Vec<u8>, port: u16, state: u8) -> Vec<u8> {
+    fn reply(ip: Vec<u8>, port: u16) -> Vec<u8> {
         let ports = nest(CTA_TUPLE_PROTO, &[attribute(CTA_PROTO_SRC_PORT, &port.to_be_bytes())]);
-        let tcp = nest(CTA_PROTOINFO_TCP, &[attribute(CTA_PROTOINFO_TCP_STATE, &[state])]);
         let addresses = nest(CTA_TUPLE_IP, &[ip]);
-        [vec![0; NFGENMSG], nest(CTA_TUPLE_REPLY, &[addresses, ports]), nest(CTA_PROTOINFO, &[tcp])].concat()
+        [vec![0; NFGENMSG], nest(CTA_TUPLE_REPLY, &[addresses, ports])].concat()
     }
 
     #[test]
     fn who_answers_is_read() {
-        let v4 = reply(attribute(CTA_IP_V4_SRC, &[127, 0, 0, 1]), 15001, 2);
+        let v4 = reply(attribute(CTA_IP_V4_SRC, &[127, 0, 0, 1]), 15001);
         let answers = "127.0.0.1:15001".parse().unwrap();
-        assert_eq!(read_entry(&v4), Some(Entry { answers, closed: false }));
-        let v6 = reply(attribute(CTA_IP_V6_SRC, &std::net::Ipv6Addr::LOCALHOST.octets()), 15006, 8);
+        assert_eq!(read_entry(&v4), Some(Entry { answers }));
+        let v6 = reply(attribute(CTA_IP_V6_SRC, &std::net::Ipv6Addr::LOCALHOST.octets()), 15006);
         let answers = "[::1]:15006".parse().unwrap();
-        assert_eq!(read_entry(&v6), Some(Entry { answers, closed: true }));
+        assert_eq!(read_entry(&v6), Some(Entry { answers }));
     }
 
     #[test]
@@ -158,7 +148,7 @@ mod tests {
         assert_eq!(read_entry(&[]), None);
         assert_eq!(read_entry(&[0; 40]), None);
         assert_eq!(read_entry(&[255; 40]), None);
-        assert_eq!(read_entry(&reply(attribute(CTA_IP_V4_SRC, &[1, 2]), 1, 1)), None);
+        assert_eq!(read_entry(&reply(attribute(CTA_IP_V4_SRC, &[1, 2]), 1)), None);
     }
 
     #[test]

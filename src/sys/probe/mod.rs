@@ -20,7 +20,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use conntrack::{Conntrack, Entry, Tuple};
-use syn::{Checksum, Syn};
+use syn::{Form, Syn};
 use token::{Attempt, Listener, Met, token};
 pub use validate::validate;
 
@@ -28,6 +28,8 @@ pub use validate::validate;
 const ONE_HOP: Option<u8> = Some(1);
 /// After this an unanswered connection is looked up before it is waited for any longer.
 const GLANCE: Duration = Duration::from_millis(100);
+/// So long does connection tracking take at most to see a packet that has arrived, and TCP to answer it.
+const SILENCE: Duration = Duration::from_millis(20);
 /// TCP sends a first packet again after a second (`TCP_TIMEOUT_INIT`, include/net/tcp.h): never that long.
 const ONE_PACKET: Duration = Duration::from_millis(900);
 
@@ -171,7 +173,7 @@ fn trace_out(probe: &Outbound, conntrack: &mut Conntrack, token: token::Token) -
     let syn = Syn::new(probe.destination, ONE_HOP, number(token))?;
     // What cannot be asked is not worth a packet.
     conntrack.look(&syn.tuple)?;
-    syn.send(Checksum::Wrong)?;
+    syn.send(Form::Spoilt)?;
     let entry = conntrack.look(&syn.tuple)?;
     conntrack.forget(&syn.tuple);
     Ok(match entry {
@@ -225,37 +227,38 @@ fn trace_in(
     token: token::Token,
     deadline: Duration,
 ) -> Result<Answer, String> {
-    let end = Instant::now() + deadline.min(ONE_PACKET);
     let syn = Syn::new(destination, None, number(token))?;
     conntrack.look(&syn.tuple)?;
-    // Connection tracking looks at the checksums of what comes in.
-    syn.send(Checksum::Right)?;
     let mut answered = false;
-    let entry = loop {
-        let entry = conntrack.look(&syn.tuple)?;
-        answered |= syn.is_answered();
-        // When the reset has ended it, it can be forgotten: until then packets need it to find their way.
-        let is_over = entry.map_or(answered, |entry| entry.closed);
-        if is_over || Instant::now() > end {
-            break entry;
+    // Connection tracking shows where the first goes. If there is none, the second is answered by whoever gets it.
+    for (form, patience) in [(Form::Signed, SILENCE.min(deadline)), (Form::Plain, deadline.min(ONE_PACKET))] {
+        syn.send(form)?;
+        let end = Instant::now() + patience;
+        while !answered && Instant::now() < end {
+            let entry = conntrack.look(&syn.tuple)?;
+            answered |= syn.is_answered();
+            if let Some(entry) = entry {
+                // The answer to a packet that is answered needs its entry to find the way, and so does the reset.
+                std::thread::sleep(SILENCE);
+                conntrack.forget(&syn.tuple);
+                if is_capture(&entry, &syn.tuple, probe.capture_port) {
+                    return Ok(Answer::Conntrack);
+                }
+                return Ok(elsewhere(&entry, destination));
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
-        std::thread::sleep(Duration::from_millis(1));
-    };
-    conntrack.forget(&syn.tuple);
-    match entry {
-        Some(entry) if is_capture(&entry, &syn.tuple, probe.capture_port) => Ok(Answer::Conntrack),
-        Some(entry) => Ok(elsewhere(&entry, destination)),
-        None if answered => {
-            Ok(Answer::Contradicts(format!("port {} answered, and conntrack does not know it", probe.port)))
-        }
-        None => Err(dropped(destination)),
     }
+    if answered {
+        return Ok(Answer::Contradicts(format!("{destination} answered, and conntrack does not know it")));
+    }
+    Err(dropped(destination))
 }
 
 /// REDIRECT sends what goes out to loopback, and what comes in to the interface's own address
 /// (net/netfilter/nf_nat_redirect.c).
 fn is_capture(entry: &Entry, tuple: &Tuple, capture_port: u16) -> bool {
-    let Entry { answers, .. } = entry;
+    let Entry { answers } = entry;
     let is_here = answers.ip().is_loopback() || answers.ip() == tuple.destination.ip();
     is_here && answers.port() == capture_port && *answers != tuple.destination
 }

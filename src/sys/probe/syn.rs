@@ -22,14 +22,22 @@ const ACK: u8 = 0x10;
 /// A header without options.
 const HEADER: usize = 20;
 const WINDOW: u16 = 1024;
+/// Two fillers, and the option with a digest of zeros.
+const SIGNATURE: &[u8] = &[1, 1, 19, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// Whether the packet is one that a listener takes.
+/// What becomes of the packet where it arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Checksum {
-    Right,
-    /// Every TCP drops it, ours as well as a stranger's. NAT and connection tracking do not look at what is sent
-    /// from this host (`tcp_error` in net/netfilter/nf_conntrack_proto_tcp.c), only at what comes in.
-    Wrong,
+pub(super) enum Form {
+    /// The kernel answers it, and the answer is reset at once.
+    Plain,
+    /// No TCP takes it, neither ours nor a stranger's, because its checksum is wrong. NAT and connection tracking do
+    /// not look at that in what is sent from this host (`tcp_error` in net/netfilter/nf_conntrack_proto_tcp.c), only
+    /// in what comes in.
+    Spoilt,
+    /// TCP drops it without an answer, because it is signed (RFC 2385) and nobody has a key (`tcp_inbound_md5_hash` and
+    /// `tcp_v4_send_reset` in net/ipv4). A kernel without `CONFIG_TCP_MD5SIG` takes it as plain. A reset would make
+    /// connection tracking forget it before we can ask (`nf_conntrack_tcp_packet`).
+    Signed,
 }
 
 /// The packet and the socket that sends it, made with the credentials of the calling thread.
@@ -65,8 +73,8 @@ impl Syn {
 
     /// # Errors
     /// A phrase that says why it did not leave.
-    pub(super) fn send(&self, checksum: Checksum) -> Result<(), String> {
-        let packet = packet(&self.tuple, self.sequence, checksum);
+    pub(super) fn send(&self, form: Form) -> Result<(), String> {
+        let packet = packet(&self.tuple, self.sequence, form);
         match send(self.raw.as_raw_fd(), &packet, MsgFlags::empty()) {
             Ok(_) => Ok(()),
             // A hook that drops a packet of ours makes its sender fail (NF_HOOK, linux/netfilter.h).
@@ -87,34 +95,32 @@ impl Syn {
     }
 }
 
-fn packet(tuple: &Tuple, sequence: u32, checksum: Checksum) -> Vec<u8> {
+fn packet(tuple: &Tuple, sequence: u32, form: Form) -> Vec<u8> {
     let Tuple { source, destination } = tuple;
-    let mut bytes = Vec::with_capacity(HEADER);
-    bytes.extend(source.port().to_be_bytes());
-    bytes.extend(destination.port().to_be_bytes());
-    bytes.extend(sequence.to_be_bytes());
-    bytes.extend([0; 4]); // acknowledges nothing
-    bytes.extend([5 << 4, SYN]);
-    bytes.extend(WINDOW.to_be_bytes());
-    let right = sum(&bytes, tuple);
-    bytes.extend(match checksum {
-        Checksum::Right => right.to_be_bytes(),
-        // Differs in half of the bits: not even the two forms of zero can make them equal.
-        Checksum::Wrong => (right ^ 0x5555).to_be_bytes(),
-    });
-    bytes.extend([0; 2]); // nothing urgent
-    bytes
+    let options = if form == Form::Signed { SIGNATURE } else { &[] };
+    let words = u8::try_from((HEADER + options.len()) / 4).unwrap_or_default();
+    let first = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
+    let numbers = [sequence.to_be_bytes(), [0; 4]].concat(); // acknowledges nothing
+    let rest = [&[words << 4, SYN], &WINDOW.to_be_bytes()[..]].concat();
+    let before = [first, numbers, rest].concat();
+    let after = [&[0; 2], options].concat(); // nothing urgent
+    let right = sum(&[&before[..], &after[..]].concat(), tuple);
+    // Differs in half of the bits: not even the two forms of zero can make them equal.
+    let checksum = if form == Form::Spoilt { right ^ 0x5555 } else { right };
+    [before, checksum.to_be_bytes().to_vec(), after].concat()
 }
 
-/// The checksum over the header, in which its own place counts as zero, and the pseudo-header.
-fn sum(header: &[u8], tuple: &Tuple) -> u16 {
+/// The checksum of a segment, whose own place is zero or left out, and the pseudo-header.
+fn sum(segment: &[u8], tuple: &Tuple) -> u16 {
     let octets = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
     };
-    // The pseudo-headers of both families add up to the same: addresses, length, protocol.
-    let pseudo = [octets(tuple.source.ip()), octets(tuple.destination.ip()), vec![0, 20, 0, 6]].concat();
-    let words = pseudo.chunks(2).chain(header.chunks(2));
+    // The pseudo-headers of both families add up to the same: addresses, length, protocol. The length is that of a
+    // whole segment: two more than a part without its checksum, which is no multiple of four.
+    let length = u8::try_from(segment.len().next_multiple_of(4)).unwrap_or_default();
+    let pseudo = [octets(tuple.source.ip()), octets(tuple.destination.ip()), vec![0, length, 0, 6]].concat();
+    let words = pseudo.chunks(2).chain(segment.chunks(2));
     let total: u32 = words.map(|word| word.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte))).sum();
     let folded = (total & 0xffff) + (total >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);
@@ -155,18 +161,23 @@ mod tests {
             tuple("[fd00::1]:40000", "[2001:db8::1]:443"),
         ] {
             for sequence in [0, 1, 0x1234_5678, u32::MAX] {
-                assert!(is_right(&packet(&tuple, sequence, Checksum::Right), &tuple));
-                assert!(!is_right(&packet(&tuple, sequence, Checksum::Wrong), &tuple));
+                assert!(is_right(&packet(&tuple, sequence, Form::Plain), &tuple));
+                assert!(is_right(&packet(&tuple, sequence, Form::Signed), &tuple));
+                assert!(!is_right(&packet(&tuple, sequence, Form::Spoilt), &tuple));
             }
         }
     }
 
     #[test]
     fn the_packet_is_a_syn() {
-        let bytes = packet(&tuple("10.0.0.1:36183", "192.0.2.1:80"), 1234, Checksum::Right);
-        assert_eq!(bytes.len(), HEADER);
-        assert_eq!(bytes[..4], [0x8d, 0x57, 0, 80]);
-        assert_eq!(bytes[12..14], [0x50, SYN]);
+        let tuple = tuple("10.0.0.1:36183", "192.0.2.1:80");
+        for (form, length) in [(Form::Plain, 20), (Form::Spoilt, 20), (Form::Signed, 40)] {
+            let bytes = packet(&tuple, 1234, form);
+            assert_eq!(bytes.len(), length);
+            assert_eq!(bytes[..4], [0x8d, 0x57, 0, 80]);
+            assert_eq!(usize::from(bytes[12] >> 4) * 4, length);
+            assert_eq!(bytes[13], SYN);
+        }
     }
 
     #[test]

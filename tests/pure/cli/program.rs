@@ -19,13 +19,22 @@ pub(crate) fn mesh_init(args: &[&str]) -> Run {
 }
 
 pub(crate) fn mesh_init_with(args: &[&str], environment: &[(&str, &str)]) -> Run {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mesh-init"));
+    called(Path::new(MESH_INIT), args, environment)
+}
+
+/// The program under test.
+pub(crate) const MESH_INIT: &str = env!("CARGO_BIN_EXE_mesh-init");
+
+/// The program by one of its names.
+pub(crate) fn called(program: &Path, args: &[&str], environment: &[(&str, &str)]) -> Run {
+    let mut command = Command::new(program);
     command.args(args).env_clear().envs(environment.iter().copied());
     let output = command.output().expect("the program can be started");
     let text = |bytes| String::from_utf8(bytes).expect("the program writes UTF-8");
     let variables: String = environment.iter().map(|(name, value)| format!("{name}={value:?} ")).collect();
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
     Run {
-        line: format!("{variables}mesh-init {args:?}"),
+        line: format!("{variables}{name} {args:?}"),
         code: output.status.code(),
         stdout: text(output.stdout),
         stderr: text(output.stderr),

@@ -9,37 +9,58 @@ use super::program::{Files, Run, mesh_init, mesh_init_with};
 /// What a call is about before the option under test is added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
+    /// A pod whose chains the flags choose: `proxy_init`'s, or today's for all that it did not have.
     Pod,
+    /// A pod with the chains of `proxy_init` 0.7.1 and no others.
+    Classic,
+    /// A pod with today's chains.
+    Istio,
     Vm,
 }
 
-const ROLES: [Role; 2] = [Role::Pod, Role::Vm];
+const ROLES: [Role; 4] = [Role::Pod, Role::Classic, Role::Istio, Role::Vm];
 
 impl Role {
     /// The call without the option. What an option needs beside it is there, unless it is that option.
     fn args(self, without: Key) -> Vec<&'static str> {
         let mut args = vec!["plan"];
-        if self == Role::Vm && without != Key::UidOwner {
-            args.extend(["--uid-owner", "4242"]);
+        match self {
+            Role::Pod => {}
+            Role::Classic | Role::Istio if without == Key::Layout => {}
+            Role::Classic => args.extend(["--layout", "classic"]),
+            Role::Istio => args.extend(["--layout", "istio"]),
+            Role::Vm if without == Key::UidOwner => {}
+            Role::Vm => args.extend(["--uid-owner", "4242"]),
         }
-        if self == Role::Vm && without == Key::ExcludeInbound {
-            args.extend(["--inbound", "*"]);
+        match (self, without) {
+            (Role::Vm, Key::ExcludeInbound) => args.extend(["--inbound", "*"]),
+            (Role::Pod | Role::Istio, Key::TproxyMark | Key::TproxyTable) => {
+                args.extend(["--mode", "TPROXY"])
+            }
+            (Role::Pod | Role::Istio, Key::DnsServer) => args.push("--redirect-dns"),
+            (Role::Pod | Role::Istio, Key::DnsPort) => {
+                args.extend(["--redirect-dns", "--dns-server", "10.0.0.54"])
+            }
+            (Role::Pod | Role::Istio, Key::CaptureAllDns) => args.push("--redirect-dns"),
+            (_, _) => {}
         }
         args
     }
 
-    /// What the layout that the role chooses has rules for: `-p -u -g -i` of `proxy_init`; on a VM host, which an
-    /// owner makes of any, all but TPROXY, `-k`, owner groups, DNS, HBONE and dropping.
+    /// What the option cannot be without, and what has no effect without the option.
+    fn beside(self, key: Key) -> &'static [&'static str] {
+        match (self, key) {
+            (Role::Pod | Role::Istio, Key::RedirectDns) => &["--dns-server", "10.0.0.54"],
+            (_, _) => &[],
+        }
+    }
+
+    /// What the layout that the role chooses has rules for: `-p -u -g -i` of `proxy_init`; everything but owners in
+    /// today's; on a VM host, which an owner makes of any, all but TPROXY, `-k`, owner groups, DNS, HBONE and
+    /// dropping.
     fn expresses(self, key: Key) -> bool {
-        let any = [
-            Key::ProxyPort,
-            Key::ProxyUid,
-            Key::ProxyGid,
-            Key::OutboundCidr,
-            Key::Ipv6,
-            Key::UidOwner,
-            Key::GidOwner,
-        ];
+        let any = [Key::ProxyPort, Key::ProxyUid, Key::ProxyGid, Key::OutboundCidr, Key::Ipv6];
+        let owners = [Key::UidOwner, Key::GidOwner];
         let vm = [
             Key::InboundCapturePort,
             Key::Mode,
@@ -50,7 +71,12 @@ impl Role {
             Key::ExcludeOutboundPort,
             Key::ExcludeInterface,
         ];
-        any.contains(&key) || self == Role::Vm && vm.contains(&key)
+        match self {
+            Role::Pod => true,
+            Role::Classic => any.contains(&key) || key == Key::Mode,
+            Role::Istio => !owners.contains(&key),
+            Role::Vm => any.contains(&key) || owners.contains(&key) || vm.contains(&key),
+        }
     }
 }
 
@@ -86,6 +112,7 @@ fn value(key: Key) -> &'static str {
         Key::Backend => "iptables",
         Key::IptablesVariant => "nft",
         Key::Netns => "/proc/1/ns/net",
+        Key::ConfirmWithin => "60s",
         Key::Wait => "3",
         Key::Output => "json",
         Key::EnvFile | Key::Config => "",
@@ -122,6 +149,7 @@ fn spelled(opt: &Opt, value: &str) -> Vec<Vec<String>> {
 
 fn run(role: Role, opt: &Opt, words: &[String]) -> Run {
     let mut args = role.args(opt.key);
+    args.extend(role.beside(opt.key));
     args.extend(words.iter().map(String::as_str));
     mesh_init(&args)
 }
@@ -201,12 +229,20 @@ fn every_spelling_of_every_option_is_taken_or_refused_by_name() {
 fn what_is_taken_counts() {
     for role in ROLES {
         for opt in OPTIONS.iter().filter(|opt| opt.part == Part::Policy && role.expresses(opt.key)) {
-            // REDIRECT is the only mode there is, and owners are what the role is made of.
-            if opt.key == Key::Mode || opt.key == Key::UidOwner {
+            // REDIRECT is the only mode that classic and scoped have, and owners are what a VM host is made of.
+            let only = opt.key == Key::Mode && [Role::Classic, Role::Vm].contains(&role);
+            if only || opt.key == Key::UidOwner && role == Role::Vm {
                 continue;
             }
-            let without = mesh_init(&role.args(opt.key)).ok();
-            let with = run(role, opt, &[format!("--{}={}", opt.long, value(opt.key))]).ok();
+            let value = if opt.key == Key::Mode { "TPROXY" } else { value(opt.key) };
+            let words = [format!("--{}={value}", opt.long)];
+            let mut args = role.args(opt.key);
+            // Which servers there are without a name for them is for the machine to say.
+            if [Key::DnsServer, Key::CaptureAllDns].contains(&opt.key) {
+                args.retain(|word| *word != "--redirect-dns");
+            }
+            let without = mesh_init(&args).ok();
+            let with = run(role, opt, &words).ok();
             assert_ne!(without, with, "--{} changes nothing for a {role:?}", opt.long);
         }
     }
@@ -219,7 +255,7 @@ fn every_source_knows_every_option() {
     for (role, opt) in ROLES.into_iter().flat_map(|role| OPTIONS.iter().map(move |opt| (role, opt))) {
         let value = value_or_file(opt, &files);
         let flag = run(role, opt, &[format!("--{}={value}", opt.long)]);
-        let args = role.args(opt.key);
+        let args = [role.args(opt.key).as_slice(), role.beside(opt.key)].concat();
         let compare = |source: &str, run: Run| {
             let same = run.code == flag.code && run.stdout == flag.stdout;
             assert!(same, "expected {source} to mean what the flag means: {flag}\nseen {run}");

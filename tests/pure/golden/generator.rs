@@ -1,15 +1,16 @@
-//! The expected rules of a command line, made from `tables` and from nothing of the program.
+//! The expected rules of a command line, made from `tables` or `today` and from nothing of the program.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::tables::{CLASSIC, List, NAMES, Row, SCOPED, When};
+use super::today;
 
 /// The ports that `--inbound '*'` leaves alone on a VM host, beside the capture ports.
 const RESERVED: [&str; 5] = ["22", "15000", "15020", "15021", "15090"];
 
 /// What was asked for: the joined values of each flag, by its short name.
-struct Asked(BTreeMap<String, Vec<String>>);
+pub(super) struct Asked(BTreeMap<String, Vec<String>>);
 
 /// What was asked for, for one family.
 struct Wanted<'a> {
@@ -25,16 +26,22 @@ pub(super) fn rules(args: &[String]) -> String {
         || asked.one("--layout", "") == "scoped";
     let mut text = String::new();
     for (v6, family, program) in [(false, "IPv4", "iptables"), (true, "IPv6", "ip6tables")] {
-        let wanted = Wanted { asked: &asked, v6, scoped };
-        let lines = wanted.lines();
+        let tables = match !scoped && today::is_meant(&asked) {
+            true => today::tables(&asked, v6),
+            false => {
+                let lines = Wanted { asked: &asked, v6, scoped }.lines();
+                let table = (!lines.is_empty()).then(|| format!("* nat\n{}COMMIT\n", lines.concat()));
+                table.into_iter().collect()
+            }
+        };
         let left_out =
             v6 && asked.one("--ipv6", "auto") == "off" || asked.one("-m", "").eq_ignore_ascii_case("none");
-        if !lines.is_empty() && !left_out {
-            text.push_str(&format!(
-                "# {family}: {program}-restore --noflush\n* nat\n{}COMMIT\n",
-                lines.concat()
-            ));
+        for table in tables.iter().filter(|_| !left_out) {
+            text.push_str(&format!("# {family}: {program}-restore --noflush\n{table}"));
         }
+    }
+    if !text.is_empty() && !scoped && today::is_meant(&asked) {
+        text.push_str(&today::routing(&asked));
     }
     if text.is_empty() { "# nothing to do\n".to_owned() } else { text }
 }
@@ -59,16 +66,28 @@ impl Asked {
         asked
     }
 
-    fn given(&self, name: &str) -> Option<&[String]> {
+    pub(super) fn given(&self, name: &str) -> Option<&[String]> {
         self.0.get(name).map(Vec::as_slice)
     }
 
-    fn list(&self, name: &str) -> Vec<String> {
+    pub(super) fn list(&self, name: &str) -> Vec<String> {
         self.given(name).unwrap_or_default().to_vec()
     }
 
-    fn one(&self, name: &str, default: &str) -> String {
+    pub(super) fn one(&self, name: &str, default: &str) -> String {
         self.given(name).and_then(|values| values.first()).map_or(default, String::as_str).to_owned()
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    pub(super) fn port(&self) -> String {
+        self.one("-p", "15001")
+    }
+
+    pub(super) fn inbound_port(&self) -> String {
+        self.one("-z", &self.port())
     }
 }
 
@@ -143,11 +162,11 @@ impl Wanted<'_> {
     }
 
     fn port(&self) -> String {
-        self.asked.one("-p", "15001")
+        self.asked.port()
     }
 
     fn inbound_port(&self) -> String {
-        self.asked.one("-z", &self.port())
+        self.asked.inbound_port()
     }
 
     fn own_inbound_port(&self) -> bool {
@@ -196,7 +215,7 @@ impl Wanted<'_> {
 }
 
 /// A network as `iptables-save` prints it, if it is of that family: host bits cleared, the length always there.
-fn network(text: &str, v6: bool) -> Option<String> {
+pub(super) fn network(text: &str, v6: bool) -> Option<String> {
     let (address, length) =
         text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
     let length = |default: u32| length.map_or(default, |length| length.parse().expect("a prefix length"));

@@ -4,12 +4,15 @@
 use mesh_init::backend::choose::Choice;
 use mesh_init::cli::{self, Parsed};
 use mesh_init::error::Error;
+use mesh_init::eval::probing::Direction;
 use mesh_init::eval::sockets::Open;
 use mesh_init::input::Faults;
 use mesh_init::policy::settings::{Output, Variant};
 use mesh_init::policy::validate::{self, Request};
 use mesh_init::policy::{Facts, Families, Family, Layout, RuleId};
-use mesh_init::report::{Applied, Cleaned, Counter, Failure, Report, Status};
+use mesh_init::report::{
+    Applied, Checked, Cleaned, Confirmed, Counter, Failure, How, Report, Status, Verified,
+};
 use serde_json::Value;
 
 use super::{folder, read};
@@ -60,6 +63,22 @@ fn policy() {
 }
 
 #[test]
+fn policy_of_a_pod() {
+    #[rustfmt::skip]
+    let args = [
+        "plan", "-p", "15011", "-z", "15006", "-e", "15018", "-u", "1337", "-g", "1337", "-m", "TPROXY", "-b", "80,8000-8080",
+        "-i", "10.0.0.0/8,fd00::/8", "-x", "10.1.0.0/16", "-q", "443", "-o", "25", "--loopback-cidr", "127.0.0.0/8",
+        "-c", "eth1", "-k", "tap0", "-t", "5", "-r", "6", "--exclude-owner-group", "1340", "--redirect-dns",
+        "--dns-server", "10.0.0.53,fd00::53", "--dns-port", "15054", "--drop-invalid", "--output", "json",
+    ];
+    let plan: Value = serde_json::from_str(&mesh_init(&args).ok()).unwrap();
+    assert_eq!(format!("{:#}\n", plan["policy"]), golden("policy-istio.json"));
+    let path = folder("json").join("policy-istio.json");
+    let again = mesh_init(&["plan", "--config", path.to_str().unwrap(), "--output", "json"]).ok();
+    assert_eq!(serde_json::from_str::<Value>(&again).unwrap(), plan);
+}
+
+#[test]
 fn error() {
     let run =
         mesh_init(&["plan", "-p", "http", "--uid-owner", "5", "--layout", "classic", "--output", "json"]);
@@ -79,6 +98,7 @@ fn apply_and_clean() {
         families: Families::Both,
         changed: vec!["IPv4: table nat of iptables-nft".into(), "IPv6: table nat of iptables-nft".into()],
         open: 3,
+        confirm_within: Some(60),
         notes: vec![],
     };
     assert_golden("apply.json", &applied);
@@ -108,6 +128,53 @@ fn status() {
         notes: vec!["both iptables hold rules of ours: a move was interrupted, apply again".into()],
     };
     assert_golden("status-unknown.json", &unknown);
+}
+
+#[test]
+fn verify_and_confirm() {
+    let checked = |direction, how, detail: &str| Checked {
+        direction,
+        family: Family::V4,
+        how,
+        detail: detail.to_owned(),
+    };
+    let outbound = "a connection of user 1338 came to the proxy's port";
+    let inbound = "a connection to port 8001 did not come to the proxy's port";
+    let mut verified = Verified {
+        policy: Some(request(&["--uid-owner", "1338", "--inbound", "8001"]).policy),
+        checked: vec![
+            checked(Direction::Outbound, How::Probe, outbound),
+            checked(Direction::Inbound, How::NotCaptured, inbound),
+        ],
+        wrong: vec![],
+        strict: false,
+        repaired: vec![],
+        notes: vec![],
+    };
+    assert_golden("verify.json", &verified);
+    assert_eq!(verified.verdict(Output::Json).code, 126);
+    verified.checked.pop();
+    assert_eq!(verified.verdict(Output::Json).code, 0);
+    // What was only read counts unless everything is to be tried.
+    verified.checked[0].how = How::Rules;
+    assert_eq!(verified.verdict(Output::Json).code, 0);
+    verified.strict = true;
+    assert_eq!(verified.verdict(Output::Json).code, 126);
+    // A probe that came through does not outweigh rules that are not the policy's.
+    verified.strict = false;
+    verified.wrong.push("IPv4: table nat of iptables-nft".to_owned());
+    assert_eq!(verified.verdict(Output::Json).code, 126);
+    let nothing = Verified {
+        policy: None,
+        checked: vec![],
+        wrong: vec![],
+        strict: false,
+        repaired: vec![],
+        notes: vec![],
+    };
+    assert_golden("verify-nothing.json", &nothing);
+    assert_eq!(nothing.verdict(Output::Json).code, 126);
+    assert_golden("confirm.json", &Confirmed { held: true });
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The two layouts as tables: a row for each kind of rule, in the order in which a packet meets them.
+//! The classic and the scoped layout as tables: a row for each kind of rule, in the order in which a packet meets them.
 //!
 //! `{0}` and `{1}` stand for the items of the row's lists, `{loopback}`, `{port}` and `{inbound}` for what they say.
 //! A row whose lists are empty has no lines; with two lists it has one for every pair.
@@ -116,5 +116,6 @@ pub(super) const NAMES: &[(&str, &str)] = &[
     ("--proxy-gid", "-g"), ("--mode", "-m"), ("--inbound", "-b"), ("--inbound-ports", "-b"),
     ("--istio-inbound-ports", "-b"), ("--exclude-inbound", "-d"), ("--outbound-cidr", "-i"),
     ("--exclude-outbound-cidr", "-x"), ("--outbound-port", "-q"), ("--exclude-outbound-port", "-o"),
-    ("--exclude-interface", "-c"),
+    ("--exclude-interface", "-c"), ("--inbound-tunnel-port", "-e"), ("--reroute-interface", "-k"),
+    ("--tproxy-mark", "-t"), ("--tproxy-table", "-r"),
 ];

@@ -1,14 +1,17 @@
 //! From any state of a machine to any policy: the plan leads there, touches nobody else's rules, and its undo leads
 //! back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use mesh_init::backend::Observed;
+use mesh_init::backend::claim::Claim;
+use mesh_init::backend::iptables::render;
 use mesh_init::backend::ownership::is_our_rule;
 use mesh_init::backend::plan::{self, Plan, Purpose};
 use mesh_init::policy::settings::Variant;
-use mesh_init::policy::{Families, Family};
+use mesh_init::policy::{Families, Family, Mark};
 use mesh_init::rules::compile::compile;
-use mesh_init::rules::{RuleSet, Table};
+use mesh_init::rules::{Place, Routing, RuleSet, Table, Verdict};
 use proptest::prelude::*;
 use proptest::{collection, sample};
 
@@ -81,10 +84,48 @@ fn families() -> impl Strategy<Value = Families> {
     sample::select(vec![Families::V4, Families::Both])
 }
 
+/// What is wanted, told by what it is made of.
+#[derive(Clone)]
+struct Wanted {
+    args: Option<Args>,
+    families: Families,
+    rules: RuleSet,
+}
+
+impl std::fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.args {
+            Some(args) => write!(f, "{} ({:?})", args.join(" "), self.families),
+            None => f.write_str("nothing"),
+        }
+    }
+}
+
+fn made((args, families): (Args, Families)) -> Wanted {
+    Wanted { rules: rules(&args, families), args: Some(args), families }
+}
+
 /// What is wanted, or nothing, which is what `clean` wants.
-fn wanted() -> impl Strategy<Value = RuleSet> {
-    let some = (given::either(), families()).prop_map(|((_, args), families)| rules(&args, families));
-    prop_oneof![6 => some, 1 => Just(RuleSet::default())]
+fn wanted() -> impl Strategy<Value = Wanted> {
+    let some = (given::ours().prop_map(|(_, args)| args), families()).prop_map(made);
+    let nothing = Wanted { args: None, families: Families::Both, rules: RuleSet::default() };
+    prop_oneof![6 => some, 1 => Just(nothing)]
+}
+
+/// What istio-iptables makes, by its own name.
+fn letter() -> impl Strategy<Value = Wanted> {
+    (given::letter(), families()).prop_map(made)
+}
+
+/// The same without excluded interfaces behind the last jump, which nothing tells from somebody else's: what is
+/// rerouted is inserted before them, and no jump for inbound traffic follows.
+fn tellable() -> impl Strategy<Value = Wanted> {
+    letter().prop_filter("excluded interfaces behind the last jump", |wanted| {
+        let args = wanted.args.as_deref().unwrap_or_default();
+        let has = |flag: &str| args.iter().any(|word| word == flag);
+        let empty = |pair: &[String]| matches!(pair, [flag, value] if flag == "-b" && value.is_empty());
+        !(has("-c") && has("-k") && (has("TPROXY") || args.windows(2).any(empty)))
+    })
 }
 
 fn rules(args: &Args, families: Families) -> RuleSet {
@@ -97,7 +138,18 @@ fn is_our_chain(name: &str) -> bool {
 }
 
 fn is_ours(rule: &str) -> bool {
-    target(rule).is_some_and(is_our_chain) || rule.contains("--comment \"mesh-init:")
+    target(rule).is_some_and(is_our_chain) || rule.contains("--comment \"mesh-init:") || is_bare(rule)
+}
+
+/// What istio-iptables leaves in chains of others without a comment or a jump; no foreign rule here looks like it.
+fn is_bare(rule: &str) -> bool {
+    let interface = rule.starts_with("-i ") || rule.starts_with("-o ");
+    let returns = interface && rule.split(' ').count() == 4 && rule.ends_with(" -j RETURN");
+    let marked = rule.starts_with("-o lo -p tcp -m mark --mark ") && rule.ends_with(" -j RETURN");
+    returns
+        || marked
+        || rule.contains(" -j CONNMARK ")
+        || rule.ends_with(" -j MARK --set-xmark 0x53a/0xffffffff")
 }
 
 /// What is not ours, in order.
@@ -118,7 +170,7 @@ fn our_part(content: &Content) -> BTreeMap<String, Vec<String>> {
 }
 
 fn foreign_parts(machine: &Machine) -> Vec<BTreeMap<String, Vec<String>>> {
-    machine.0.values().map(foreign_part).collect()
+    machine.tables.values().map(foreign_part).collect()
 }
 
 /// A machine with somebody else's rules in every table, and the rules of `wanted` among them.
@@ -135,13 +187,13 @@ fn machine(variant: Variant, wanted: &RuleSet, others: &[(String, String, sample
 fn settle(machine: &mut Machine, others: &[(String, String, sample::Index)]) {
     for variant in Variant::ALL {
         for family in Family::both() {
-            for table in [Table::Nat, Table::Filter] {
+            for table in [Table::Raw, Table::Mangle, Table::Nat, Table::Filter] {
                 let content = machine.table(variant, family, &table);
                 for chain in FOREIGN_CHAINS {
                     content.chains.entry(chain.to_owned()).or_default();
                 }
                 for (chain, rule, at) in others {
-                    // In the filter table there is no PREROUTING.
+                    // Not every table has every chain.
                     let Some(rules) = content.chains.get_mut(chain) else { continue };
                     let at = at.index(rules.len() + 1);
                     rules.insert(at, rule.clone());
@@ -191,18 +243,19 @@ fn alone(wanted: &RuleSet, variant: Variant) -> Machine {
 /// The rules of `wanted` are on `machine`, before everybody else's where they must be.
 fn there(machine: &Machine, variant: Variant, wanted: &RuleSet) -> Result<(), TestCaseError> {
     let alone = alone(wanted, variant);
-    for (key, content) in alone.0.iter().filter(|(_, content)| !our_part(content).is_empty()) {
-        prop_assert_eq!(our_part(&machine.0[key]), our_part(content), "{:?}", key);
+    for (key, content) in alone.tables.iter().filter(|(_, content)| !our_part(content).is_empty()) {
+        prop_assert_eq!(our_part(&machine.tables[key]), our_part(content), "{:?}", key);
+        let (_, family, table) = key;
         for chain in SHARED_CHAINS {
-            let (Some(hooks), Some(seen)) = (content.chains.get(chain), machine.0[key].chains.get(chain))
-            else {
-                continue;
-            };
-            // The comments of the layout that goes first are its own.
-            if hooks.iter().any(|rule| rule.contains("\"mesh-init:")) {
-                prop_assert!(seen.starts_with(hooks), "{chain}: expected {hooks:?} first, seen {seen:?}");
-            }
+            let Some(of_chain) = wanted.chain(*family, table, chain) else { continue };
+            let first = of_chain.rules.iter().filter(|rule| rule.place == Place::First);
+            let first = first.flat_map(render::spread).count();
+            let (hooks, seen) = (&content.chains[chain][..first], &machine.tables[key].chains[chain]);
+            prop_assert!(seen.starts_with(hooks), "{chain}: expected {hooks:?} first, seen {seen:?}");
         }
+    }
+    for what in &wanted.routing {
+        prop_assert!(machine.routing.contains_key(what), "expected {}", what);
     }
     Ok(())
 }
@@ -211,16 +264,78 @@ fn there(machine: &Machine, variant: Variant, wanted: &RuleSet) -> Result<(), Te
 fn holds(machine: &Machine, variant: Variant, wanted: &RuleSet) -> Result<(), TestCaseError> {
     there(machine, variant, wanted)?;
     let alone = alone(wanted, variant);
-    for (key, content) in &machine.0 {
-        let expected = alone.0.get(key).map(our_part).unwrap_or_default();
+    for (key, content) in &machine.tables {
+        let expected = alone.tables.get(key).map(our_part).unwrap_or_default();
         prop_assert_eq!(our_part(content), expected, "{:?}", key);
     }
+    let routing = machine.routing.iter().filter(|(_, ours)| **ours).map(|(what, _)| *what);
+    prop_assert_eq!(routing.collect::<BTreeSet<_>>(), wanted.routing.iter().copied().collect());
     Ok(())
 }
 
+/// Takes back the first `steps` transactions of a plan and the routing that it made.
 fn undo(machine: &mut Machine, plan: &Plan, steps: usize) -> Result<(), TestCaseError> {
     let done: Vec<_> = plan.steps().take(steps).collect();
-    done.into_iter().rev().try_for_each(|step| machine.undo(step)).map_err(TestCaseError::fail)
+    done.into_iter().rev().try_for_each(|step| machine.undo(step)).map_err(TestCaseError::fail)?;
+    machine.unroute(&plan.routes).map_err(TestCaseError::fail)
+}
+
+/// Somebody else's routing of the same kind.
+const FOREIGN_ROUTING: [Routing; 2] = [
+    Routing::Route { family: Family::V4, table: 4711 },
+    Routing::Rule { family: Family::V4, mark: Mark(0x4711), table: 4711 },
+];
+
+/// Changes `machine` to `wanted` as the program would, and back; `stop` says after how many steps one is refused.
+fn change(
+    mut machine: Machine,
+    wanted: &RuleSet,
+    variant: Variant,
+    claim: &Claim,
+    stop: sample::Index,
+) -> Result<(), TestCaseError> {
+    let observe = |machine: &Machine| Observed { claim: claim.clone(), ..machine.observe() };
+    machine.routing.extend(FOREIGN_ROUTING.map(|what| (what, false)));
+    let (before, foreign) = (machine.clone(), foreign_parts(&machine));
+    let plan = plan::plan(wanted, variant, &observe(&machine));
+    machine.route(&plan.routes).map_err(TestCaseError::fail)?;
+    // While both iptables have TPROXY, the new one does not save marks yet, which captures nothing.
+    let mut first = wanted.clone();
+    if plan.stages.iter().any(|stage| stage.purpose == Purpose::Prepare) {
+        let rules = first.chains.iter_mut().map(|chain| &mut chain.rules);
+        rules.for_each(|rules| rules.retain(|rule| rule.verdict != Verdict::SaveMark));
+    }
+    for stage in &plan.stages {
+        // Make before break: before anything is removed, what is wanted is there.
+        if stage.purpose == Purpose::Remove {
+            there(&machine, variant, &first)?;
+        }
+        for step in &stage.steps {
+            machine.run(step).map_err(TestCaseError::fail)?;
+            prop_assert_eq!(foreign_parts(&machine), foreign.clone(), "{}", step);
+        }
+    }
+    machine.unroute(&plan.unroutes).map_err(TestCaseError::fail)?;
+    holds(&machine, variant, wanted)?;
+    for what in FOREIGN_ROUTING {
+        prop_assert!(machine.routing.contains_key(&what), "{} is somebody else's", what);
+    }
+    let again = plan::plan(wanted, variant, &observe(&machine));
+    prop_assert!(again.is_empty(), "a second run would do {again:#?}");
+    let differences = plan::differences(wanted, variant, &observe(&machine));
+    prop_assert!(differences.is_empty(), "said to differ: {differences:?}");
+
+    let steps = plan.steps().count();
+    machine.route(&plan.unroutes).map_err(TestCaseError::fail)?;
+    undo(&mut machine, &plan, steps)?;
+    prop_assert_eq!(&machine, &before);
+    // Any number of steps may have been made when one is refused.
+    let made = stop.index(steps + 1);
+    machine.route(&plan.routes).map_err(TestCaseError::fail)?;
+    plan.steps().take(made).try_for_each(|step| machine.run(step)).map_err(TestCaseError::fail)?;
+    undo(&mut machine, &plan, made)?;
+    prop_assert_eq!(&machine, &before);
+    Ok(())
 }
 
 proptest! {
@@ -233,63 +348,65 @@ proptest! {
         same in proptest::bool::weighted(0.25),
         others in foreign(),
         damage in damage(),
+        all: bool,
         stop in any::<sample::Index>(),
     ) {
         // The same policy again, where only others or damage have moved something, is a case of its own.
         let (to, b) = if same { (from, a.clone()) } else { (to, b) };
-        let mut machine = machine(from, &a, &others);
-        for content in machine.0.values_mut() {
+        let mut machine = machine(from, &a.rules, &others);
+        for content in machine.tables.values_mut() {
             harm(content, &damage);
         }
-        let (before, foreign) = (machine.clone(), foreign_parts(&machine));
-        let plan = plan::plan(&b, to, &machine.observe());
-        for stage in &plan.stages {
-            // Make before break: before anything is removed, what is wanted is there.
-            if stage.purpose == Purpose::Remove {
-                there(&machine, to, &b)?;
-            }
-            for step in &stage.steps {
-                machine.run(step).map_err(TestCaseError::fail)?;
-                prop_assert_eq!(foreign_parts(&machine), foreign.clone(), "{}", step);
-            }
-        }
-        holds(&machine, to, &b)?;
-        let again = plan::plan(&b, to, &machine.observe());
-        prop_assert!(again.is_empty(), "a second run would do {again:#?}");
+        let claim = Claim { named: b.rules.clone(), all };
+        change(machine, &b.rules, to, &claim, stop)?;
+    }
 
-        let steps = plan.steps().count();
-        undo(&mut machine, &plan, steps)?;
-        prop_assert_eq!(&machine, &before);
-        // Any number of steps may have been made when one is refused.
-        let made = stop.index(steps + 1);
-        plan.steps().take(made).try_for_each(|step| machine.run(step)).map_err(TestCaseError::fail)?;
-        undo(&mut machine, &plan, made)?;
-        prop_assert_eq!(&machine, &before);
+    /// What istio-iptables made is replaced and removed, rules without a comment included, and it replaces ours.
+    #[test]
+    fn upstreams_own_rules_are_replaced(
+        (from, a) in (variant(), tellable()),
+        (to, b) in (variant(), prop_oneof![wanted(), letter()]),
+        same in proptest::bool::weighted(0.25),
+        others in foreign(),
+        stop in any::<sample::Index>(),
+    ) {
+        let (to, b) = if same { (from, a.clone()) } else { (to, b) };
+        let claim = Claim { named: b.rules.clone(), all: true };
+        change(machine(from, &a.rules, &others), &b.rules, to, &claim, stop)?;
     }
 
     #[test]
     fn what_is_wanted_and_there_needs_no_plan(
         variant in variant(),
-        wanted in wanted(),
+        wanted in prop_oneof![3 => wanted(), 1 => letter()],
         others in foreign(),
     ) {
         let mut machine = Machine::default();
         settle(&mut machine, &others);
+        let wanted = wanted.rules;
         let plan = plan::plan(&wanted, variant, &machine.observe());
         machine.run_all(&plan).map_err(TestCaseError::fail)?;
-        let again = plan::plan(&wanted, variant, &machine.observe());
+        let claim = Claim { named: wanted.clone(), all: false };
+        let again = plan::plan(&wanted, variant, &Observed { claim, ..machine.observe() });
         prop_assert!(again.is_empty(), "{again:#?}");
         holds(&machine, variant, &wanted)?;
     }
 
     /// A rule of ours is recognised by the program exactly where this test recognises it.
     #[test]
-    fn ours_is_what_this_test_takes_for_ours(others in foreign(), variant in variant(), wanted in wanted()) {
-        let machine = machine(variant, &wanted, &others);
-        for rules in machine.observe().rules.values() {
-            for rule in rules.chains.iter().flat_map(|chain| &chain.rules) {
+    fn ours_is_what_this_test_takes_for_ours(
+        others in foreign(),
+        variant in variant(),
+        wanted in prop_oneof![3 => wanted(), 1 => letter()],
+    ) {
+        let machine = machine(variant, &wanted.rules, &others);
+        let observed = Observed { claim: Claim { named: wanted.rules, all: false }, ..machine.observe() };
+        for variant in Variant::ALL {
+            for rule in observed.of(variant).chains.iter().flat_map(|chain| &chain.rules) {
                 let spec = &rule.seen.as_ref().unwrap().spec;
-                prop_assert_eq!(is_our_rule(rule), is_ours(spec), "{}", spec);
+                // Rules inside our chains are ours by their chain.
+                let inside = rule.id.is_none() && !is_our_rule(rule) && !is_ours(spec);
+                prop_assert!(inside || is_our_rule(rule) == is_ours(spec), "{}", spec);
             }
         }
     }

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use mesh_init::backend::iptables::{parse, render};
 use mesh_init::cli;
 use mesh_init::eval::sockets;
+use mesh_init::input::istio::FLAGS;
 use mesh_init::input::{Faults, Key, OPTIONS, Origin, Raw, env};
 use mesh_init::policy::facts::{parse_ids, parse_resolvers};
 use mesh_init::policy::{Cidr, Family, Gid, IfName, Mark, Port, PortRange, Uid};
@@ -117,6 +118,52 @@ fn raw() -> impl Strategy<Value = Raw> {
     })
 }
 
+/// Variables of istio-iptables that decide which rules there are.
+const VARIABLES: [&str; 12] = [
+    "INBOUND_CAPTURE_PORT",
+    "PROXY_UID",
+    "PROXY_GID",
+    "ISTIO_INBOUND_INTERCEPTION_MODE",
+    "ISTIO_INBOUND_PORTS",
+    "ISTIO_SERVICE_CIDR",
+    "ISTIO_META_DNS_CAPTURE",
+    "ISTIO_OUTBOUND_OWNER_GROUPS",
+    "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE",
+    "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR",
+    "ENVOY_USER",
+    "DROP_INVALID",
+];
+
+/// A value that some option of istio-iptables takes, a list of such, or nonsense.
+fn istio_value() -> impl Strategy<Value = String> {
+    let good = sample::select(vec![
+        "*",
+        "",
+        "80",
+        "8000:8080",
+        "15008",
+        "53",
+        "TPROXY",
+        "true",
+        "false",
+        "1",
+        "0",
+        "1337",
+        "root",
+        "eth0",
+        "veth+",
+        "10.0.0.0/8",
+        "10.1.2.3/8",
+        "fd00::/8",
+        "0.0.0.0/0",
+        "127.0.0.0/8",
+        "::1/128",
+        "5s",
+    ]);
+    let list = collection::vec(good.clone().prop_map(str::to_owned), 1..4).prop_map(|items| items.join(","));
+    prop_oneof![4 => good.prop_map(str::to_owned), 2 => list, 1 => item(), 1 => text()]
+}
+
 /// Conditions as `iptables-save` prints them, in its order; some are but nearly those that are modelled.
 const CONDITIONS: [&[&str]; 8] = [
     &["-s 10.0.0.0/8", "! -s 10.0.0.0/8", "-s 10.0.0.0/255.0.255.0"],
@@ -135,6 +182,9 @@ const CONDITIONS: [&[&str]; 8] = [
         "-p tcp -m tcp --tcp-flags SYN SYN",
         "-p tcp -m tcp --tcp-option 5",
         "-p tcp -m multiport --dports 80,443",
+        "-p tcp -m multiport ! --dports 53,15008",
+        "-p tcp -m multiport ! --dports 53,1:2",
+        "-p tcp -m multiport ! --ports 53,15008",
         "-p sctp -m sctp --dport 80",
         "-p icmp -m icmp --icmp-type 8",
     ],
@@ -153,7 +203,20 @@ const CONDITIONS: [&[&str]; 8] = [
         "-m addrtype --src-type LOCAL",
         "-m addrtype --dst-type LOCAL --limit-iface-in",
     ],
-    &["-m mark --mark 0x1/0xff", "-m conntrack --ctstate NEW", "-m state --state NEW"],
+    &[
+        "-m mark --mark 0x1/0xff",
+        "-m mark --mark 0x539",
+        "-m mark ! --mark 0x53a",
+        "-m connmark --mark 0x539",
+        "-m connmark --mark 0x539/0xfff",
+        "-m conntrack --ctstate NEW",
+        "-m conntrack ! --ctstate INVALID",
+        "-m conntrack --ctstate RELATED,ESTABLISHED",
+        "-m conntrack --ctstate ESTABLISHED,UNTRACKED",
+        "-m conntrack --ctstate DNAT",
+        "-m conntrack --ctstate NEW --ctdir ORIGINAL",
+        "-m state --state NEW",
+    ],
     &[
         "-m comment --comment word",
         "-m comment --comment \"two words\"",
@@ -161,7 +224,7 @@ const CONDITIONS: [&[&str]; 8] = [
     ],
 ];
 
-const TARGETS: [&str; 12] = [
+const TARGETS: [&str; 24] = [
     "",
     "-j ACCEPT",
     "-j RETURN",
@@ -174,6 +237,18 @@ const TARGETS: [&str; 12] = [
     "-j REDIRECT --to-ports 15001 --random",
     "-j DNAT --to-destination 10.0.0.1:80",
     "-j MARK --set-xmark 0x1/0xffffffff",
+    "-j MARK --set-xmark 0x1/0xff",
+    "-j TPROXY --on-port 15006 --on-ip 0.0.0.0 --tproxy-mark 0x539/0xffffffff",
+    "-j TPROXY --on-port 15006 --on-ip 127.0.0.1 --tproxy-mark 0x539/0xffffffff",
+    "-j TPROXY --on-port 15006 --on-ip 0.0.0.0 --tproxy-mark 0x539/0xff",
+    "-j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff",
+    "-j CONNMARK --save-mark --nfmask 0xff --ctmask 0xff",
+    "-j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff",
+    "-j CONNMARK --set-xmark 0x1/0xffffffff",
+    "-j CT --zone 1",
+    "-j CT --zone-orig 1",
+    "-j CT --notrack",
+    "-j CT --zone mark",
 ];
 
 /// A rule as `iptables-save` prints it.
@@ -260,6 +335,17 @@ proptest! {
         }
         line.extend(words);
         fuzz::flags(line.join("\0").as_bytes());
+    }
+
+    #[test]
+    fn command_lines_of_istio_iptables(
+        variables in collection::vec((sample::select(VARIABLES.to_vec()), istio_value()), 0..4),
+        flags in collection::vec((sample::select(FLAGS.iter().map(|flag| flag.long).collect::<Vec<_>>()), istio_value()), 0..6),
+    ) {
+        let variables = variables.into_iter().map(|(name, value)| format!("{name}={value}"));
+        let flags = flags.into_iter().filter(|(long, _)| !long.is_empty()).map(|(long, value)| format!("--{long}={value}"));
+        let words: Vec<String> = variables.chain(flags).map(|word| word.replace('\0', "")).collect();
+        fuzz::istio_iptables(words.join("\0").as_bytes());
     }
 
     #[test]

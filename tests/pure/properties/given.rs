@@ -26,15 +26,26 @@ pub(super) fn request(args: &[String]) -> Request {
 }
 
 /// `flag` with a comma-separated list of one to `most` items, or not at all.
-fn list(flag: &'static str, item: impl Strategy<Value = String>, most: usize) -> impl Strategy<Value = Args> {
-    option::of(collection::vec(item, 1..=most)).prop_map(move |items| match items {
-        Some(items) => vec![flag.to_owned(), items.join(",")],
-        None => vec![],
-    })
+///
+/// Boxed, for dozens of them in one value are more than a test's stack holds.
+fn list(
+    flag: &'static str,
+    item: impl Strategy<Value = String> + 'static,
+    most: usize,
+) -> BoxedStrategy<Args> {
+    let items = option::of(collection::vec(item, 1..=most));
+    items
+        .prop_map(move |items| match items {
+            Some(items) => vec![flag.to_owned(), items.join(",")],
+            None => vec![],
+        })
+        .boxed()
 }
 
-fn one(flag: &'static str, value: impl Strategy<Value = String>) -> impl Strategy<Value = Args> {
-    option::of(value).prop_map(move |value| value.map_or(vec![], |value| vec![flag.to_owned(), value]))
+fn one(flag: &'static str, value: impl Strategy<Value = String> + 'static) -> BoxedStrategy<Args> {
+    option::of(value)
+        .prop_map(move |value| value.map_or(vec![], |value| vec![flag.to_owned(), value]))
+        .boxed()
 }
 
 fn number(range: std::ops::Range<u32>) -> impl Strategy<Value = String> {
@@ -94,7 +105,7 @@ pub(super) fn classic() -> impl Strategy<Value = Args> {
     (proxy(), networks("-i"), ipv6()).prop_map(|(proxy, networks, ipv6)| [proxy, networks, ipv6].concat())
 }
 
-pub(super) fn scoped() -> impl Strategy<Value = Args> {
+pub(super) fn scoped() -> BoxedStrategy<Args> {
     let id = || number(2000..2010);
     let owners = (list("--uid-owner", id(), 3), list("--gid-owner", id(), 2)).prop_map(|(uids, gids)| {
         let owners = [uids, gids].concat();
@@ -109,15 +120,110 @@ pub(super) fn scoped() -> impl Strategy<Value = Args> {
         list("-o", ports(), 20),
     );
     let rest = (list("-c", interface(), 3), one("-z", number(15200..15300)), ipv6());
-    (proxy(), owners, inbound, outbound, rest).prop_map(|(proxy, owners, inbound, outbound, rest)| {
-        [proxy, owners, inbound, outbound.0, outbound.1, outbound.2, outbound.3, rest.0, rest.1, rest.2]
-            .concat()
-    })
+    (proxy(), owners, inbound, outbound, rest)
+        .prop_map(|(proxy, owners, inbound, outbound, rest)| {
+            [proxy, owners, inbound, outbound.0, outbound.1, outbound.2, outbound.3, rest.0, rest.1, rest.2]
+                .concat()
+        })
+        .boxed()
 }
 
-pub(super) fn either() -> impl Strategy<Value = (Layout, Args)> {
+/// Zero to two DNS servers beside the switch, or every server.
+fn dns() -> impl Strategy<Value = Args> {
+    let address = prop_oneof![
+        (1u8..=254).prop_map(|last| format!("10.0.0.{last}")),
+        (1u16..=999).prop_map(|last| format!("fd00::{last}")),
+        Just("127.0.0.53".to_owned()),
+    ];
+    let port = || one("--dns-port", number(15300..15400));
+    prop_oneof![
+        3 => Just(vec![]),
+        2 => (collection::vec(address, 1..4), port()).prop_map(|(servers, port)| {
+            [vec!["--redirect-dns".to_owned(), "--dns-server".to_owned(), servers.join(",")], port].concat()
+        }),
+        2 => port().prop_map(|port| [vec!["--redirect-dns=true".into(), "--capture-all-dns".into()], port].concat()),
+    ]
+}
+
+fn groups() -> impl Strategy<Value = Args> {
+    let id = || number(3000..3010);
+    prop_oneof![
+        list("--exclude-owner-group", id(), 3),
+        list("--owner-group", id(), 3),
+        // None at all, which is another thing than all of them.
+        Just(vec!["--owner-group=".to_owned()]),
+    ]
+}
+
+fn interception() -> impl Strategy<Value = Args> {
+    // 1338 is the mark of the proxy's own calls.
+    let tproxy = (one("-t", number(1..1000)), one("-r", number(1..200)))
+        .prop_map(|(mark, table)| [vec!["-m".to_owned(), "TPROXY".to_owned()], mark, table].concat());
+    prop_oneof![Just(vec![]), Just(vec!["-m".to_owned(), "REDIRECT".to_owned()]), tproxy]
+}
+
+/// What today's istio-iptables knows beside the proxy; `-b` is all unless told otherwise.
+fn today() -> BoxedStrategy<Args> {
+    let star = list("-d", ports(), 3).prop_map(|excluded| [vec!["-b".into(), "*".into()], excluded].concat());
+    let inbound = prop_oneof![list("-b", ports(), 4), star, Just(vec!["-b".to_owned(), String::new()])];
+    let loopback =
+        sample::select(vec!["127.0.0.0/8", "127.0.0.1/32", "127.7.0.0/16"]).prop_map(str::to_owned);
+    // Loopback networks among the others change more than their own rule.
+    let outbound =
+        prop_oneof![4 => networks("-i"), 1 => Just(vec!["-i".into(), "127.0.0.0/8,::1/128".into()])];
+    let outbound = (
+        outbound,
+        list("-x", network(), 3),
+        list("-q", ports(), 3),
+        list("-o", ports(), 4),
+        one("--loopback-cidr", loopback),
+    );
+    let outbound = outbound.prop_map(|(include, exclude, ports, others, loopback)| {
+        [include, exclude, ports, others, loopback].concat()
+    });
+    let dropped = prop_oneof![Just(vec![]), Just(vec!["--drop-invalid".to_owned()])];
+    let interfaces = (list("-c", interface(), 3), list("-k", interface(), 3));
+    let rest =
+        (interfaces, one("-z", number(15200..15300)), one("-e", number(15400..15500)), ipv6(), dropped);
+    let rest = rest.prop_map(|((excluded, rerouted), port, tunnel, ipv6, dropped)| {
+        [excluded, rerouted, port, tunnel, ipv6, dropped].concat()
+    });
+    (inbound, outbound, interception(), groups(), dns(), rest)
+        .prop_map(|(inbound, outbound, mode, groups, dns, rest)| {
+            [inbound, outbound, mode, groups, dns, rest].concat()
+        })
+        .boxed()
+}
+
+/// Our reading of the istio layout, said by name or by an option that no other layout has.
+pub(super) fn istio() -> impl Strategy<Value = Args> {
+    let by = prop_oneof![
+        Just(vec!["--layout".to_owned(), "istio".to_owned()]),
+        // A list is joined, so it adds to others.
+        Just(vec!["-c".to_owned(), "cni0".to_owned()]),
+    ];
+    (proxy(), today(), by).prop_map(|(proxy, today, by)| [proxy, today, by].concat())
+}
+
+/// istio-iptables to the letter.
+pub(super) fn letter() -> impl Strategy<Value = Args> {
+    let by = vec!["--layout".to_owned(), "istio-iptables".to_owned()];
+    (proxy(), today()).prop_map(move |(proxy, today)| [proxy, today, by.clone()].concat())
+}
+
+/// A command line of each layout that is ours to shape.
+pub(super) fn ours() -> impl Strategy<Value = (Layout, Args)> {
     prop_oneof![
         classic().prop_map(|args| (Layout::Classic, args)),
         scoped().prop_map(|args| (Layout::Scoped, args)),
+        istio().prop_map(|args| (Layout::Istio, args)),
+    ]
+}
+
+/// The same, and upstream's letter.
+pub(super) fn every() -> impl Strategy<Value = (Layout, Args)> {
+    prop_oneof![
+        3 => ours(),
+        1 => letter().prop_map(|args| (Layout::IstioIptables, args)),
     ]
 }

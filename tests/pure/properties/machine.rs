@@ -4,17 +4,31 @@
 use std::collections::BTreeMap;
 
 use mesh_init::backend::iptables::parse::parse;
+use mesh_init::backend::observed::Present;
 use mesh_init::backend::{Observed, Plan, Restore};
 use mesh_init::policy::Family;
 use mesh_init::policy::settings::Variant;
-use mesh_init::rules::{RuleSet, Table};
+use mesh_init::rules::{Routing, RuleSet, Table};
 
 /// Targets that are no chains.
-const TARGETS: [&str; 9] =
-    ["ACCEPT", "DROP", "RETURN", "REDIRECT", "DNAT", "SNAT", "MASQUERADE", "MARK", "LOG"];
-/// The built-in chains of the tables that are used here.
-const BUILTIN: [(&str, &[&str]); 2] =
-    [("nat", &["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"]), ("filter", &["INPUT", "FORWARD", "OUTPUT"])];
+#[rustfmt::skip]
+const TARGETS: [&str; 12] = [
+    "ACCEPT", "DROP", "RETURN", "REDIRECT", "DNAT", "SNAT", "MASQUERADE", "MARK", "LOG", "CONNMARK", "TPROXY", "CT",
+];
+/// The built-in chains of every table.
+const BUILTIN: [(&str, &[&str]); 4] = [
+    ("raw", &["PREROUTING", "OUTPUT"]),
+    ("mangle", &["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"]),
+    ("nat", &["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"]),
+    ("filter", &["INPUT", "FORWARD", "OUTPUT"]),
+];
+
+/// The table of a transaction, by its first line.
+fn table_of(text: &str) -> Result<Table, String> {
+    let name = text.split('\n').next().and_then(|line| line.strip_prefix("* "));
+    let name = name.filter(|name| BUILTIN.iter().any(|(table, _)| table == name));
+    name.map(Table::from).ok_or_else(|| format!("no table: {text}"))
+}
 
 /// One table of one family: its chains, by name, and their rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +39,7 @@ pub(super) struct Content {
 
 impl Content {
     fn new(name: &str) -> Content {
-        let (name, builtin) = *BUILTIN.iter().find(|(table, _)| *table == name).expect("nat or filter");
+        let (name, builtin) = *BUILTIN.iter().find(|(table, _)| *table == name).expect("a table of iptables");
         Content { name, chains: builtin.iter().map(|chain| ((*chain).to_owned(), vec![])).collect() }
     }
 
@@ -134,24 +148,38 @@ pub(super) fn target(rule: &str) -> Option<&str> {
     rule[at..].split(' ').next()
 }
 
-/// All tables of both variants and families; a table is there once something was put into it.
+/// All tables of both variants and families, and the routing; a table is there once something was put into it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Machine(pub(super) BTreeMap<(Variant, Family, Table), Content>);
+pub(super) struct Machine {
+    pub(super) tables: BTreeMap<(Variant, Family, Table), Content>,
+    /// Each with whether it carries our protocol number.
+    pub(super) routing: BTreeMap<Routing, bool>,
+}
 
 impl Machine {
     pub(super) fn table(&mut self, variant: Variant, family: Family, table: &Table) -> &mut Content {
         let key = (variant, family, table.clone());
-        self.0.entry(key).or_insert_with(|| Content::new(table.as_str()))
+        self.tables.entry(key).or_insert_with(|| Content::new(table.as_str()))
     }
 
-    /// The nat table of iptables-nft.
-    pub(super) fn nat(&mut self, family: Family) -> &mut Content {
-        self.table(Variant::Nft, family, &Table::Nat)
+    /// One transaction of iptables-nft.
+    pub(super) fn restore(&mut self, family: Family, text: &str) -> Result<(), String> {
+        let table = table_of(text)?;
+        self.table(Variant::Nft, family, &table).restore(text)
+    }
+
+    /// What iptables-nft holds.
+    pub(super) fn rules(&self) -> RuleSet {
+        self.observe().rules.remove(&Variant::Nft).unwrap_or_default()
     }
 
     pub(super) fn observe(&self) -> Observed {
-        let mut observed = Observed { ipv6: true, ..Observed::default() };
-        for ((variant, family, _), content) in &self.0 {
+        let priority = |what: &Routing| matches!(what, Routing::Rule { .. }).then_some(32765);
+        let present =
+            |(what, ours): (&Routing, &bool)| Present { what: *what, ours: *ours, priority: priority(what) };
+        let routing = self.routing.iter().map(present).collect();
+        let mut observed = Observed { ipv6: true, routing, ..Observed::default() };
+        for ((variant, family, _), content) in &self.tables {
             observed.rules.entry(*variant).or_default().chains.extend(content.rules(*family).chains);
         }
         observed
@@ -166,8 +194,39 @@ impl Machine {
     }
 
     pub(super) fn run_all(&mut self, plan: &Plan) -> Result<(), String> {
-        plan.steps().try_for_each(|step| self.run(step))
+        self.route(&plan.routes)?;
+        plan.steps().try_for_each(|step| self.run(step))?;
+        self.unroute(&plan.unroutes)
     }
+
+    /// Makes routing, which must not be there.
+    pub(super) fn route(&mut self, routing: &[Present]) -> Result<(), String> {
+        routing.iter().try_for_each(|present| match self.routing.insert(present.what, present.ours) {
+            None => Ok(()),
+            Some(_) => Err(format!("{}: File exists", present.what)),
+        })
+    }
+
+    /// Takes routing away, which must be there.
+    pub(super) fn unroute(&mut self, routing: &[Present]) -> Result<(), String> {
+        routing.iter().try_for_each(|present| match self.routing.remove(&present.what) {
+            Some(_) => Ok(()),
+            None => Err(format!("{}: No such process", present.what)),
+        })
+    }
+}
+
+#[test]
+fn every_table_is_its_own() {
+    let mut machine = Machine::default();
+    for table in ["raw", "mangle", "nat", "filter"] {
+        let text = format!("* {table}\n-N A\n-A OUTPUT -j A\nCOMMIT\n");
+        machine.restore(Family::V4, &text).unwrap();
+        assert!(machine.restore(Family::V4, &text).is_err(), "the chain is there");
+    }
+    assert!(machine.restore(Family::V4, "* raw\n-A INPUT -j A\nCOMMIT\n").is_err(), "raw has no INPUT");
+    assert!(machine.restore(Family::V4, "* security\nCOMMIT\n").is_err());
+    assert_eq!(machine.rules().chains.iter().filter(|chain| !chain.rules.is_empty()).count(), 4);
 }
 
 #[test]

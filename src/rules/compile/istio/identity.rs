@@ -4,7 +4,7 @@
 //! goes its way, (c) everything else of the proxy goes its way.
 
 use super::{IN_REDIRECT, OUTPUT, Recorder, jump, over_lo, tcp};
-use crate::policy::{Port, RuleId};
+use crate::policy::{Mode, Port, RuleId};
 use crate::rules::{Match, Test, Verdict};
 
 /// A user or a group of the proxy.
@@ -44,6 +44,11 @@ impl Recorder<'_> {
     }
 
     fn own_calls(&mut self, owner: &Owner) {
+        // With TPROXY these get their mark in the mangle table. Redirected here, the proxy's connections to the
+        // application would be too, since they leave with a client's address: a loop.
+        if !self.letter && self.policy.mode == Mode::Tproxy {
+            return;
+        }
         let tunnel = self.policy.proxy.tunnel_port;
         let ports = match DNS.filter(|_| self.captures_dns() && (owner.user || !self.letter)) {
             // The agent's own queries to a resolver on this host must not come back.

@@ -13,8 +13,8 @@ mod inbound;
 
 use super::{IN_REDIRECT, OUTPUT, REDIRECT, jump, tcp};
 use crate::policy::{
-    CapturePolicy, Cidr, Destinations, Dns, Families, Family, Groups, IfName, Inbound, Layout, Mark, Mode,
-    Port, PortRange, RuleId,
+    CapturePolicy, Cidr, Destinations, Dns, Families, Family, Groups, IfName, Inbound, Layout, Mode, Port,
+    PortRange, RuleId,
 };
 use crate::rules::{
     Base, Chain, ConnState, Hook, Match, Place, Protocol, Routing, Rule, Table, Test, Verdict,
@@ -28,8 +28,7 @@ pub const TPROXY: &str = "ISTIO_TPROXY";
 pub const DIVERT: &str = "ISTIO_DIVERT";
 /// Drops what fits no connection.
 pub const DROP: &str = "ISTIO_DROP";
-/// The mark of the proxy's calls to this host's own addresses, which inbound TPROXY takes.
-pub const SELF_MARK: Mark = Mark(1338);
+pub use crate::policy::validate::TPROXY_SELF_MARK as SELF_MARK;
 
 /// One recorded rule of one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
