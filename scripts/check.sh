@@ -73,6 +73,13 @@ part_envoy() {
     as_root env CARGO_TARGET_DIR="$(target_dir)" ./scripts/e2e-envoy.sh
 }
 
+part_systemd() {
+    cargo build --locked --profile suite --bin mesh-init
+    as_root env MESH_INIT_BIN="$(target_dir)/suite/mesh-init" ./scripts/systemd.sh
+}
+
+part_image() { ./scripts/image.sh; }
+
 # That the bench works, not how fast anything is: a few rounds.
 part_bench() { ./scripts/bench.sh --quick; }
 

@@ -30,6 +30,11 @@ mod foreign;
 mod golden;
 mod harness;
 mod input;
+mod istio;
+mod istio_dns;
+mod istio_ports;
+mod istio_replace;
+mod istio_tproxy;
 mod kill;
 mod link_local;
 mod listing;
@@ -37,6 +42,7 @@ mod locks;
 mod namespace;
 mod observe;
 mod privilege;
+mod probe;
 mod regressions;
 mod replace;
 mod routing;
@@ -88,6 +94,12 @@ fn main() -> ExitCode {
         verify_repair::cases(),
         boot::cases(),
         confirm::cases(),
+        probe::cases(),
+        istio::cases(),
+        istio_ports::cases(),
+        istio_dns::cases(),
+        istio_tproxy::cases(),
+        istio_replace::cases(),
         status::cases(),
     ];
     let checks = [self_check::checks(), listing::checks(), replace::checks(), kill::checks()];

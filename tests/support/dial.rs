@@ -3,7 +3,13 @@
 use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::creds::Who;
 use super::netns::Netns;
@@ -30,6 +36,54 @@ pub(crate) fn dial(from: &Netns, who: Who, to: SocketAddr) -> Dialled {
     Dialled { from: from.name().to_owned(), who, to, answer }
 }
 
+/// Where a client sends from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source {
+    pub(crate) address: SocketAddr,
+    /// The mark of its packets; with one, the address may be another host's (`IP_TRANSPARENT`).
+    pub(crate) mark: Option<u32>,
+}
+
+/// Like [`dial`], from `source`.
+pub(crate) fn dial_from(from: &Netns, who: Who, source: Source, to: SocketAddr) -> Dialled {
+    let answer = from.run_as(who, || source.connect(to)).map_err(|error| error.to_string());
+    let answer = answer.and_then(|stream| {
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        stream.read_line(&mut line).map_err(|error| error.to_string())?;
+        let mut open = Open { stream, greeting: line.parse()? };
+        open.try_echo("ping")?;
+        Ok(open.greeting)
+    });
+    Dialled { from: from.name().to_owned(), who, to, answer }
+}
+
+/// Sends one datagram from `port` and waits for the answer.
+pub(crate) fn dial_udp_from(from: &Netns, who: Who, port: u16, to: SocketAddr) -> Dialled {
+    let answer = from.run_as(who, || ask_from(port, to)).map_err(|error| error.to_string());
+    let answer = answer.and_then(|line| line.parse());
+    Dialled { from: from.name().to_owned(), who, to, answer }
+}
+
+impl Source {
+    fn connect(self, to: SocketAddr) -> std::io::Result<TcpStream> {
+        let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        if let Some(mark) = self.mark {
+            // The IPv4 option holds for both families.
+            setsockopt(&socket, sockopt::IpTransparent, &true)?;
+            setsockopt(&socket, sockopt::Mark, &mark)?;
+        }
+        // It bounds the connecting as well.
+        setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(3))?;
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(self.address))?;
+        connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+}
+
 /// Sends one datagram and waits for the answer.
 pub(crate) fn dial_udp(from: &Netns, who: Who, to: SocketAddr) -> Dialled {
     let answer = from.run_as(who, || ask(to)).map_err(|error| error.to_string());
@@ -38,7 +92,12 @@ pub(crate) fn dial_udp(from: &Netns, who: Who, to: SocketAddr) -> Dialled {
 }
 
 fn ask(to: SocketAddr) -> std::io::Result<String> {
-    let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+    ask_from(0, to)
+}
+
+fn ask_from(port: u16, to: SocketAddr) -> std::io::Result<String> {
+    let any = if to.is_ipv4() { "0.0.0.0" } else { "::" };
+    let socket = UdpSocket::bind((any, port))?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.send(b"ping")?;

@@ -63,6 +63,24 @@ pub(crate) fn save(netns: &Netns, variant: Variant, family: Family, args: &[&str
     Run::new(netns, &variant.program(family, "save"), args).ok()
 }
 
+/// How many packets the rules of `table` whose text holds `part` have counted together; none if there is no rule.
+#[track_caller]
+pub(crate) fn packets(
+    netns: &Netns,
+    variant: Variant,
+    family: Family,
+    table: &str,
+    part: &str,
+) -> Option<u64> {
+    let saved = save(netns, variant, family, &["-c", "-t", table]);
+    let counted = saved.lines().filter_map(|line| line.strip_prefix('[')?.split_once("] "));
+    let counts = counted.filter(|(_, rule)| rule.contains(part)).map(|(counts, _)| {
+        let packets = counts.split(':').next().and_then(|count| count.parse::<u64>().ok());
+        packets.unwrap_or_else(|| panic!("no count in {saved}"))
+    });
+    counts.reduce(|one, other| one + other)
+}
+
 /// All rules with their packet and byte counters, for the question whether a run touched anything at all.
 #[track_caller]
 pub(crate) fn counted(netns: &Netns) -> String {

@@ -82,6 +82,29 @@ impl Service {
         service
     }
 
+    /// Like [`Service::tcp`], on sockets that take connections to addresses of other hosts as well
+    /// (`IP_TRANSPARENT`). `who` needs `CAP_NET_ADMIN`.
+    pub(crate) fn transparent(netns: &Netns, who: Who, name: &str, ports: &[u16]) -> Self {
+        let service = Self { accepted: Arc::default() };
+        let both = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let addresses = ports.iter().flat_map(|port| both.map(|ip| SocketAddr::new(ip, *port)));
+        let listeners: Vec<_> = netns.run_as(who, || {
+            let transparent = |address| {
+                let listener = tcp_listener(address)?;
+                // The IPv4 option holds for both families.
+                setsockopt(&listener, sockopt::IpTransparent, &true).map_err(|error| error.to_string())?;
+                Ok(listener)
+            };
+            addresses
+                .map(transparent)
+                .collect::<Result<_, String>>()
+                .unwrap_or_else(|error| panic!("{error}"))
+        });
+        let (accepted, name) = (Arc::clone(&service.accepted), name.to_owned());
+        netns.spawn(who, move || accept_all(&name, &listeners, &accepted));
+        service
+    }
+
     /// Answers datagrams to `port` of every address of `netns`, both families.
     pub(crate) fn udp(netns: &Netns, who: Who, name: &str, port: u16) -> Self {
         let wildcards = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
