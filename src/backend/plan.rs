@@ -144,8 +144,10 @@ pub fn back(before: &Observed, now: &Observed) -> Plan {
     let lacks = |of: &Observed, what: Routing| !of.routing.iter().any(|present| present.what == what);
     let routes =
         before.our_routing(&nothing).into_iter().filter(|present| lacks(now, present.what)).collect();
-    let unroutes =
-        now.our_routing(&nothing).into_iter().filter(|present| lacks(before, present.what)).collect();
+    // What carries no number of ours was there all along, unseen while no rule named its table.
+    let made = |present: &Present| present.ours || present.what == Routing::PassthroughAddress;
+    let unroutes = now.our_routing(&nothing).into_iter();
+    let unroutes = unroutes.filter(|present| made(present) && lacks(before, present.what)).collect();
     Plan { routes, stages: stages(Vec::new(), make, remove), unroutes }
 }
 

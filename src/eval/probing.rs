@@ -109,6 +109,9 @@ pub fn outbound(policy: &CapturePolicy, family: Family, own: (u32, u32)) -> Resu
 fn sender(policy: &CapturePolicy, (own_uid, own_gid): (u32, u32)) -> Option<(Option<Uid>, Option<Gid>)> {
     let proxy = &policy.proxy;
     if let Owners::Only { uids, gids } = &policy.outbound.owners {
+        if uids.is_empty() && gids.is_empty() {
+            return None;
+        }
         let by_user = uids.first().copied();
         let gid = if by_user.is_some() { None } else { gids.first().copied() };
         let gid = gid.or_else(|| other_than(own_gid, &proxy.gids, Gid::of));
@@ -172,7 +175,10 @@ pub fn strangers(policy: &CapturePolicy, sockets: &[Socket]) -> Vec<(u16, u32)> 
         return Vec::new();
     }
     let ports = [policy.proxy.port.number(), policy.proxy.inbound_port.number()];
-    let proxy = |uid: u32| policy.proxy.uids.iter().any(|of| of.number() == uid);
+    let proxy = |uid: u32| match &policy.outbound.owners {
+        Owners::Everyone => policy.proxy.uids.iter().any(|of| of.number() == uid),
+        Owners::Only { uids, .. } => !uids.iter().any(|of| of.number() == uid),
+    };
     let mut strangers: Vec<(u16, u32)> = sockets
         .iter()
         .filter(|socket| socket.is_listening() && ports.contains(&socket.local.port()) && !proxy(socket.uid))

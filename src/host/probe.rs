@@ -25,6 +25,10 @@ pub enum Shown {
 /// Tries `probe`. `held` is whether somebody listens on the capture port.
 #[must_use]
 pub fn run(probe: &Probe, policy: &CapturePolicy, family: Family, held: bool) -> Shown {
+    // A redirect that nothing can follow: what is captured arrives over lo.
+    if held && matches!(probe, Probe::Outbound { .. }) && !probe::loopback_is_up(family == Family::V6) {
+        return Shown::Contradicts("lo is down, and what is redirected goes over it".to_owned());
+    }
     let answer = match probe {
         Probe::Outbound { destination, uid, gid } => probe::outbound(
             &Outbound {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{Environment, apply, confirm, status};
 use crate::backend::choose;
 use crate::backend::claim::Claim;
+use crate::backend::observed::Present;
 use crate::backend::plan::{self, Purpose};
 use crate::backend::{Observed, ownership};
 use crate::error::{Class, Error, Result};
@@ -16,8 +17,8 @@ use crate::policy::settings::{Settings, Variant};
 use crate::policy::validate::Request;
 use crate::policy::{CapturePolicy, Families, Family, Ipv6, Mode};
 use crate::report::{Checked, How, Verified};
-use crate::rules::RuleSet;
 use crate::rules::compile::compile;
+use crate::rules::{Routing, RuleSet};
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +135,16 @@ fn of_rules(observed: &mut Observed, settings: &Settings) -> Option<Expected> {
         .chain(status::policy_of(&rules, variant, Families::V4, observed))
         .max_by_key(|(_, whole)| *whole)?;
     // What the policy says of IPv6 counts, not what is left of its rules.
-    let meant = request.policy.ipv6 != Ipv6::Off || ownership::holds_ours(&of_family(&rules, Family::V6));
+    let of_v6 = |present: &Present| {
+        let v6 = match present.what {
+            Routing::PassthroughAddress => true,
+            Routing::Route { family, .. } | Routing::Rule { family, .. } => family == Family::V6,
+        };
+        v6 && present.ours
+    };
+    let left = observed.routing.iter().any(of_v6);
+    let meant =
+        left || request.policy.ipv6 != Ipv6::Off || ownership::holds_ours(&of_family(&rules, Family::V6));
     let families = if observed.ipv6 && meant { Families::Both } else { Families::V4 };
     let mut wanted = compile(&request.policy, request.layout, families);
     if confirm::is_marked(&rules) {

@@ -154,7 +154,7 @@ impl Running {
         command.args(&program.arguments).env_clear();
         command.envs(program.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        // SAFETY: between fork and exec only prctl, getppid and _exit run, all async-signal-safe
+        // SAFETY: between fork and exec only capget, capset, prctl, getppid and _exit run, all async-signal-safe
         // (signal-safety(7)); nothing is allocated and no lock is taken.
         unsafe {
             command.pre_exec(move || die_with(parent));
@@ -268,7 +268,38 @@ fn sealed(text: &str) -> std::io::Result<File> {
     Ok(file)
 }
 
+/// What programs may need of what we have: NET_ADMIN, NET_RAW and SYS_MODULE (linux/capability.h). Trying connections
+/// takes more, which is not for them.
+const FOR_PROGRAMS: u32 = (1 << 12) | (1 << 13) | (1 << 16);
+
+/// `struct __user_cap_header_struct` and two of `struct __user_cap_data_struct` (capget(2)), as numbers.
+#[repr(C)]
+struct CapHeader {
+    version: u32,
+    pid: i32,
+}
+
+/// Gives up, in the child, what no program needs. Children of root keep what their parent had, not what it asks for
+/// itself, once no_new_privs is set. Whoever may not look may not have much either.
+fn only_what_programs_need() {
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = CapHeader { version: VERSION_3, pid: 0 };
+    // Effective, permitted and inheritable of the lower 32 capabilities, then of the upper ones.
+    let mut data = [0_u32; 6];
+    // SAFETY: capget(2) fills two structs of three numbers each, for which `data` has room.
+    let got = unsafe { nix::libc::syscall(nix::libc::SYS_capget, &raw const header, data.as_mut_ptr()) };
+    if got != 0 {
+        return;
+    }
+    for (index, set) in data.iter_mut().enumerate() {
+        *set &= if index < 3 { FOR_PROGRAMS } else { 0 };
+    }
+    // SAFETY: capset(2) reads the same two structs; sets that are parts of the present ones are always granted.
+    unsafe { nix::libc::syscall(nix::libc::SYS_capset, &raw const header, data.as_ptr()) };
+}
+
 fn die_with(parent: Pid) -> std::io::Result<()> {
+    only_what_programs_need();
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     // The parent may have died between fork and prctl.
     if getppid() == parent { Ok(()) } else { Err(std::io::ErrorKind::Interrupted.into()) }

@@ -166,8 +166,9 @@ fn alone(link: UnixStream) -> nix::Result<UnixStream> {
     }
     // SAFETY: fcntl(2) takes integers and makes a descriptor.
     let moved = unsafe { nix::libc::fcntl(link.as_raw_fd(), nix::libc::F_DUPFD_CLOEXEC, 100) };
-    close(3, 99);
-    close(u32::try_from(moved).unwrap_or(0) + 1, u32::MAX);
+    let moved_to = u32::try_from(moved).unwrap_or(3);
+    close(3, moved_to.saturating_sub(1));
+    close(moved_to + 1, u32::MAX);
     let _closed_already = (null.into_raw_fd(), link.into_raw_fd());
     if moved < 0 {
         return Err(nix::errno::Errno::EMFILE);

@@ -12,9 +12,9 @@ use crate::status::{assert_whole, status};
 use crate::support::command::{Run, mesh_init};
 use crate::support::dial::dial;
 use crate::support::netns::Netns;
-use crate::support::rules::{Family, Variant, assert_same, counted, dump};
+use crate::support::rules::{Family, Variant, assert_same, dump};
 use crate::support::wire::{HERE, THERE, two_hosts};
-use crate::verify_repair::flush_by_iptables;
+use crate::verify_repair::{counted_rules, flush_by_iptables};
 
 pub(crate) fn cases() -> Vec<Case> {
     Case::all_for_each_variant(&[
@@ -101,13 +101,13 @@ fn a_life(variant: Variant) {
     unit.run("ExecStart", &here, variant).code(0).says("\nchanged ");
     assert_captured(&here, &there, true);
     assert_whole("after the start", &status(&here), true);
-    let (rules, all) = (counted(&here), dump(&here));
+    let (rules, all) = (counted_rules(&here), dump(&here));
     for _ in 0..2 {
         let run = verify.run("ExecStart", &here, variant).code(0);
         assert!(!run.stdout.contains("repaired"), "{run}");
     }
     unit.run("ExecStart", &here, variant).code(0).says("nothing to do");
-    assert_same("rules and counters", &rules, &counted(&here));
+    assert_same("rules and counters", &rules, &counted_rules(&here));
     assert_same("everything else", &all, &dump(&here));
     unit.run("ExecStop", &here, variant).code(0).says("removed from");
     assert_captured(&here, &there, false);

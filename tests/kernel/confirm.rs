@@ -29,6 +29,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Case::all_for_each_variant(&[
         ("confirm::in_time", in_time),
         ("confirm::holder_killed", holder_killed),
+        ("confirm::asked_to_end", asked_to_end),
         ("confirm::a_second_one", a_second_one),
         ("confirm::overtaken", overtaken),
         ("confirm::nothing_to_change", nothing_to_change),
@@ -341,6 +342,20 @@ fn holder_killed(variant: Variant) {
     }
 }
 
+/// The machine goes down, or somebody is impatient: what nobody confirmed is taken back then.
+fn asked_to_end(variant: Variant) {
+    for (flags, after) in [(CLASSIC, Duration::ZERO), (TPROXY, Duration::from_millis(700))] {
+        let netns = foreign::namespace();
+        apply(&netns, variant, &split(SCOPED));
+        let before = dump(&netns);
+        let waiting = hold(&netns, variant, flags, LONG);
+        thread::sleep(after);
+        kill(waiting, Signal::SIGTERM).expect("a process of ours");
+        wait_until_gone(waiting, Duration::from_secs(10));
+        assert_back(flags, &netns, &before, Duration::ZERO);
+    }
+}
+
 /// One at a time.
 fn a_second_one(variant: Variant) {
     let netns = foreign::namespace();
@@ -515,7 +530,7 @@ fn descriptors(pid: Pid) -> Vec<String> {
     folder.flatten().filter_map(|entry| target(entry).ok()).collect()
 }
 
-/// No descriptor, no terminal, no directory and no session of its caller's; and nothing but SIGKILL ends it early.
+/// No descriptor, no terminal, no directory and no session of its caller's; and a hang-up does not end it.
 fn holder_has_nothing() {
     let netns = foreign::namespace();
     let line = format!("{MESH_INIT} {CLASSIC} --confirm-within 60s");

@@ -3,17 +3,17 @@
 //!
 //! Both readings are tried: ours, and istio-iptables' own to the letter. Where they part, a case says so.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use crate::harness::Case;
 use crate::support::call::Call;
-use crate::support::command::Run;
+use crate::support::command::{Run, mesh_init};
 use crate::support::creds::Who;
 use crate::support::dial::{Source, dial, dial_from, dial_udp};
 use crate::support::netns::Netns;
 use crate::support::rules::{Family, Variant};
 use crate::support::serve::Service;
-use crate::support::wire::{HERE, HERE_FAR, LOOPBACK, THERE, THERE_FAR, settle, two_hosts};
+use crate::support::wire::{HERE, HERE_FAR, LOOPBACK, THERE, THERE_FAR, two_hosts};
 
 pub(crate) const APP: Who = Who::user(1000);
 pub(crate) const PROXY: Who = Who::user(1337);
@@ -34,6 +34,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ("istio::loopback_included", loopback_included),
         ("istio::loopback_cidr", loopback_cidr),
         ("istio::passthrough", passthrough),
+        ("istio::passthrough_at_once", passthrough_at_once),
         ("istio::tunnel_port", tunnel_port),
         ("istio::udp", udp),
         ("istio::without_ipv6", without_ipv6),
@@ -257,7 +258,6 @@ pub(crate) fn passthrough_source(family: Family) -> Source {
 fn passthrough(variant: Variant) {
     for reading in Reading::BOTH {
         let (here, _there) = captured(reading, variant, POD);
-        settle(&[&here]);
         for family in Family::BOTH {
             let source = passthrough_source(family);
             for address in [HERE, HERE_FAR] {
@@ -268,6 +268,18 @@ fn passthrough(variant: Variant) {
                 dial(&here, PROXY, address.port(family, 80)).captured_by("inbound");
             }
         }
+    }
+}
+
+/// The address is in use when the run ends: the kernel does not look for duplicates first.
+fn passthrough_at_once(variant: Variant) {
+    let here = Netns::new("here");
+    let source = passthrough_source(Family::V6).address;
+    for round in 0..20 {
+        Reading::Own.apply(&here, variant, POD);
+        let bound = here.run(|| UdpSocket::bind(source)).map(drop);
+        assert!(bound.is_ok(), "round {round}: expected {source} in use, seen {bound:?}");
+        mesh_init(&here, &["clean"]).code(0);
     }
 }
 

@@ -15,8 +15,9 @@ use crate::support::creds::Who;
 use crate::support::dial::{Dialled, Open, Source, dial, dial_from};
 use crate::support::netns::Netns;
 use crate::support::rules::{Family, Variant, assert_differs, assert_same, counted, dump};
+use crate::support::sbin::Sbin;
 use crate::support::serve::Service;
-use crate::support::wire::{HERE, HERE_FAR, LOOPBACK, THERE, settle, two_hosts};
+use crate::support::wire::{HERE, HERE_FAR, LOOPBACK, THERE, two_hosts};
 
 /// The proxy runs as the group; `-g` says to the one reading what the other takes from `-u`.
 pub(crate) const TPROXY: &str = "-p 15001 -z 15006 -u 1337 -g 1337 -b * -i * -m TPROXY";
@@ -38,6 +39,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ("istio::tproxy::interface_excluded", interface_excluded),
         ("istio::tproxy::again", again),
         ("istio::tproxy::clean", clean),
+        ("istio::tproxy::failure_is_undone", failure_is_undone),
     ])
 }
 
@@ -156,7 +158,9 @@ fn own_address(variant: Variant) {
                 for who in [APP, Who::ROOT] {
                     dial(&here, who, address.port(family, 80)).untouched_to("here");
                 }
-                dial(&here, PROXY, address.port(family, 80)).captured_by("inbound");
+                for who in [PROXY, ROOT_PROXY, APP.group(1337)] {
+                    dial(&here, who, address.port(family, 80)).captured_by("inbound");
+                }
             }
             for who in [APP, PROXY, ROOT_PROXY] {
                 dial(&here, who, LOOPBACK.port(family, 80)).untouched_to("here");
@@ -169,7 +173,7 @@ fn own_address(variant: Variant) {
 
 /// The proxy dials the application with the client's address, and the answers come back through it.
 #[track_caller]
-pub(crate) fn passes_on_as_the_client(here: &Netns, there: &Netns, mark: u32) {
+fn passes_on_as_the_client(here: &Netns, there: &Netns, mark: u32) {
     for family in Family::BOTH {
         let to = HERE.port(family, 80);
         let client = Open::new(there, APP, to);
@@ -183,14 +187,15 @@ pub(crate) fn passes_on_as_the_client(here: &Netns, there: &Netns, mark: u32) {
 }
 
 fn as_the_client(variant: Variant) {
-    let (here, there) = captured(Reading::Letter, variant, TPROXY);
-    passes_on_as_the_client(&here, &there, 1337);
+    for reading in Reading::BOTH {
+        let (here, there) = captured(reading, variant, TPROXY);
+        passes_on_as_the_client(&here, &there, 1337);
+    }
 }
 
 fn passthrough(variant: Variant) {
     for reading in Reading::BOTH {
         let (here, _there) = captured(reading, variant, TPROXY);
-        settle(&[&here]);
         for family in Family::BOTH {
             for who in [PROXY, ROOT_PROXY] {
                 dial_from(&here, who, passthrough_source(family), HERE.port(family, 80)).untouched_to("here");
@@ -209,9 +214,7 @@ fn other_mark(variant: Variant) {
             let to = HERE.port(family, 80);
             taken(&dial(&there, APP, to), to);
         }
-        if reading == Reading::Letter {
-            passes_on_as_the_client(&here, &there, 77);
-        }
+        passes_on_as_the_client(&here, &there, 77);
     }
 }
 
@@ -349,5 +352,18 @@ fn clean(variant: Variant) {
                 dial(&here, APP, THERE.port(family, 80)).untouched_to("there");
             }
         }
+    }
+}
+
+/// Routing is made before rules: when those are refused, it goes again.
+fn failure_is_undone(variant: Variant) {
+    for family in Family::BOTH {
+        let (here, _there) = two_hosts();
+        here.ip(OTHERS);
+        let before = dump(&here);
+        let sbin = Sbin::new().with(&variant.program(family, "restore"), "exit 1");
+        let run = Reading::Own.call(&here, variant, TPROXY).run().code(1);
+        drop(sbin);
+        assert_same(&format!("after {run}"), &before, &dump(&here));
     }
 }

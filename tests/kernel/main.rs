@@ -102,6 +102,7 @@ fn main() -> ExitCode {
         istio_replace::cases(),
         status::cases(),
     ];
-    let checks = [self_check::checks(), listing::checks(), replace::checks(), kill::checks()];
+    let checks =
+        [self_check::checks(), listing::checks(), replace::checks(), kill::checks(), istio_replace::checks()];
     harness::main(&cases.into_iter().flatten().collect::<Vec<_>>(), checks.into_iter().flatten().collect())
 }

@@ -125,6 +125,20 @@ pub fn inbound(probe: &Inbound, deadline: Duration) -> Answer {
     attempt().unwrap_or_else(Answer::Untried)
 }
 
+/// Whether anything can be sent over lo: while it is down, nothing is routed to the loopback address.
+#[must_use]
+pub fn loopback_is_up(v6: bool) -> bool {
+    let loopback: IpAddr = if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
+    let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    // Connecting a datagram socket only looks the way up (ip(7)).
+    let way = std::net::UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((loopback, 9))?;
+        socket.local_addr()
+    });
+    // Without lo, a default route leads there too, from another address.
+    way.is_ok_and(|from| from.ip().is_loopback())
+}
+
 /// Our listener; `None` if the port is held.
 fn listener(held: bool, at: SocketAddr, transparent: bool) -> Result<Option<Listener>, String> {
     if held { Ok(None) } else { Listener::bind(at, transparent) }
