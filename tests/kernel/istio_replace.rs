@@ -25,7 +25,7 @@ const DNS: &str = "-p 15001 -z 15006 -u 1337 -b * -i * --redirect-dns";
 const ALL_DNS: &str = "-p 15001 -z 15006 -u 1337 -b * -i * --redirect-dns --capture-all-dns";
 const TPROXY_DNS: &str =
     "-p 15001 -z 15006 -u 1337 -g 1337 -b * -i * -m TPROXY --redirect-dns --drop-invalid";
-const LISTS: &str = "-p 15001 -z 15006 -u 1337,1338 -b 8001 -i 10.0.0.0/24,fd00::/64 -o 9999 -c eth7";
+const LISTS: &str = "-p 15001 -z 15006 -u 1337,1338 -b 8001-8064 -i 10.0.0.0/24,fd00::/64 -o 9999 -c eth7";
 
 const LIST: [Telling; 11] = [
     telling("istio::replace::modes::legacy", || within(Variant::Legacy, 60, &[POD, TPROXY])),
@@ -73,7 +73,8 @@ fn hosts() -> (Netns, Netns) {
 fn clients(here: &Netns, there: &Netns) -> [Clients; 2] {
     let route = |from: &Netns, to: Vec<SocketAddr>| vec![Route { from: from.clone(), who: APP, to }];
     let out = Family::BOTH.map(|family| THERE.port(family, 80)).into();
-    let into = Family::BOTH.map(|family| HERE.port(family, 8001)).into();
+    // Many ports, so that no client meets what conntrack remembers of an earlier one with its addresses and ports.
+    let into = (8001..=8064).flat_map(|port| Family::BOTH.map(|family| HERE.port(family, port))).collect();
     [Clients::start(route(here, out), "outbound"), Clients::start(route(there, into), "inbound")]
 }
 

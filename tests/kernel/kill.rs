@@ -35,7 +35,8 @@ const fn telling(name: &'static str, body: fn() -> String) -> Telling {
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = telling::cases(&LIST);
-    cases.extend(Case::each_variant("kill::a_gap_is_seen", a_gap_is_seen));
+    let gap = Case::each_variant("kill::a_gap_is_seen", a_gap_is_seen);
+    cases.extend(gap.map(|case| case.within(Duration::from_secs(100))));
     cases
 }
 

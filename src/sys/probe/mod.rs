@@ -20,6 +20,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use conntrack::{Conntrack, Entry, Tuple};
+use nix::net::if_::InterfaceFlags;
 use syn::{Form, Syn};
 use token::{Attempt, Listener, Met, token};
 pub use validate::validate;
@@ -125,9 +126,17 @@ pub fn inbound(probe: &Inbound, deadline: Duration) -> Answer {
     attempt().unwrap_or_else(Answer::Untried)
 }
 
-/// Whether anything can be sent over lo: while it is down, nothing is routed to the loopback address.
+/// Whether what is redirected gets over lo: it is up, and has the family's loopback address.
 #[must_use]
 pub fn loopback_is_up(v6: bool) -> bool {
+    let Ok(mut interfaces) = nix::ifaddrs::getifaddrs() else { return true };
+    // The route to 127.0.0.1 stays while lo is down, the one to ::1 goes; and without IPv6 on lo it is not there.
+    let flags = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_LOOPBACK;
+    let up = interfaces.any(|interface| interface.flags.contains(flags));
+    up && leads_to_loopback(v6)
+}
+
+fn leads_to_loopback(v6: bool) -> bool {
     let loopback: IpAddr = if v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
     let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     // Connecting a datagram socket only looks the way up (ip(7)).
