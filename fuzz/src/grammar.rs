@@ -45,7 +45,7 @@ const fn condition(
 }
 
 /// Every word that begins a condition, and what must follow it.
-const CONDITIONS: [Condition; 16] = [
+const CONDITIONS: [Condition; 17] = [
     condition("-s", &[], false, |line, word| network(line.family, word)),
     condition("-d", &[], true, |line, word| network(line.family, word)),
     condition("-i", &[], false, |_, word| interface(word)),
@@ -56,13 +56,14 @@ const CONDITIONS: [Condition; 16] = [
     condition("--dports", &["multiport"], true, |_, word| {
         word.split(',').count() == 2 && word.split(',').all(port)
     }),
-    condition("--tcp-flags", &["tcp"], false, |_, word| word == "FIN,SYN,RST,ACK"),
+    condition("--tcp-flags", &["tcp"], true, |_, word| word == "FIN,SYN,RST,ACK"),
     condition("--uid-owner", &["owner"], true, |_, word| id(word)),
     condition("--gid-owner", &["owner"], true, |_, word| id(word)),
     condition("--dst-type", &["addrtype"], false, |_, word| word == "LOCAL"),
     condition("--ctstate", &["conntrack"], false, |_, word| {
         ["INVALID", "RELATED,ESTABLISHED"].contains(&word)
     }),
+    condition("--ctdir", &["conntrack"], false, |_, word| word == "REPLY"),
     condition("--mark", &["mark"], true, |line, word| line.mark(word)),
     condition("--mark", &["connmark"], false, |line, word| line.mark(word)),
     condition("--comment", &["comment"], false, |_, word| comment(word)),

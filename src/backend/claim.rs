@@ -248,22 +248,31 @@ impl Implied {
 }
 
 /// The routing that is ours: by its protocol number, or because upstream's chains need it and nobody else has any
-/// use for it.
+/// use for it. What `wanted` needs, and makes, counts as there.
 #[must_use]
-pub fn routing(present: &[Present], rules: &RuleSet) -> Vec<Present> {
-    let marks = marks(rules);
-    let rule_of = |table: u32, wanted: &dyn Fn(Mark) -> bool| {
+pub fn routing(present: &[Present], there: &RuleSet, wanted: &RuleSet) -> Vec<Present> {
+    let (known, coming) = (marks(there), marks(wanted));
+    let rule_of = |table: u32, fits: &dyn Fn(Mark) -> bool| {
         present.iter().any(|other| match other.what {
-            Routing::Rule { mark, table: of, .. } => of == table && wanted(mark),
+            Routing::Rule { mark, table: of, .. } => of == table && fits(mark),
             Routing::Route { .. } | Routing::PassthroughAddress => false,
         })
     };
-    let upstreams = |table: u32| rule_of(table, &|mark| marks.contains(&mark));
-    let strangers = |table: u32| rule_of(table, &|mark| !marks.contains(&mark));
+    // Where a rule for the mark is ours by its number, one that leads elsewhere is somebody else's; so it is where no
+    // chain has the mark yet, and ours will lead elsewhere.
+    let elsewhere = |what: &Routing, mark: Mark, table: u32| matches!(what, Routing::Rule { mark: of, table: to, .. } if *of == mark && *to != table);
+    let upstreams = |mark: Mark, table: u32| {
+        let tagged = present.iter().any(|other| other.ours && elsewhere(&other.what, mark, table));
+        let to_come = || wanted.routing.iter().any(|what| elsewhere(what, mark, table));
+        !tagged && (known.contains(&mark) || (coming.contains(&mark) && !to_come()))
+    };
+    let is_marked = |mark: &Mark| known.contains(mark) || coming.contains(mark);
+    let strangers = |table: u32| rule_of(table, &|mark| !is_marked(&mark));
     let has_local_route = |of: u32| {
         present.iter().any(|other| matches!(other.what, Routing::Route { table, .. } if table == of))
     };
-    let passthrough = rules.chains.iter().filter(|chain| chain.name == OUTPUT && chain.family == Family::V6);
+    let chains = there.chains.iter().chain(&wanted.chains);
+    let passthrough = chains.filter(|chain| chain.name == OUTPUT && chain.family == Family::V6);
     let passthrough = passthrough.flat_map(|chain| &chain.rules).any(|rule| {
         let from = Test::Source(vec![Family::V6.passthrough()]);
         rule.matches.iter().any(|of| of.test == from)
@@ -272,8 +281,10 @@ pub fn routing(present: &[Present], rules: &RuleSet) -> Vec<Present> {
         present.ours
             || match present.what {
                 Routing::PassthroughAddress => passthrough,
-                Routing::Route { table, .. } => upstreams(table) && !strangers(table),
-                Routing::Rule { mark, table, .. } => marks.contains(&mark) && has_local_route(table),
+                Routing::Route { table, .. } => {
+                    rule_of(table, &|mark| upstreams(mark, table)) && !strangers(table)
+                }
+                Routing::Rule { mark, table, .. } => upstreams(mark, table) && has_local_route(table),
             }
     });
     ours.cloned().collect()

@@ -59,9 +59,8 @@ impl Observed {
     /// The routing that is ours, also by what `wanted` will imply once it is there.
     #[must_use]
     pub fn our_routing(&self, wanted: &RuleSet) -> Vec<Present> {
-        let there = self.rules.values().flat_map(|rules| rules.chains.clone());
-        let chains = there.chain(wanted.chains.clone()).collect();
-        claim::routing(&self.routing, &RuleSet { chains, routing: Vec::new() })
+        let chains = self.rules.values().flat_map(|rules| rules.chains.clone()).collect();
+        claim::routing(&self.routing, &RuleSet { chains, routing: Vec::new() }, wanted)
     }
 
     /// Whether `variant` has any rule in a nat table.

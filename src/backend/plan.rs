@@ -3,6 +3,7 @@
 //! One step is one transaction: one table of one family (text for several tables is not atomic, not even in
 //! one file). Stages are ordered make before break: what gains capture is committed before what loses it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::Observed;
@@ -11,7 +12,7 @@ use super::observed::Present;
 use super::ownership;
 use crate::policy::Family;
 use crate::policy::settings::Variant;
-use crate::rules::{Routing, Rule, RuleSet, Table, Verdict};
+use crate::rules::{Routing, RuleSet, Table, Verdict};
 
 /// One transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +125,7 @@ pub fn back(before: &Observed, now: &Observed) -> Plan {
         for family in Family::both() {
             let mut tables = had.tables(family);
             tables.extend(have.tables(family));
-            for table in tables {
+            for table in in_order(&had, tables) {
                 let others = |name: &str| {
                     let chain = have.chain(family, table, name);
                     chain.map_or(0, |chain| {
@@ -280,16 +281,28 @@ fn each_table(want: &RuleSet, have: &RuleSet, mut see: impl FnMut(Family, &Table
     for family in Family::both() {
         let mut tables = want.tables(family);
         tables.extend(have.tables(family));
-        let mut tables: Vec<&Table> = tables.into_iter().collect();
-        // What gains capture comes before what loses it: the mangle table does with TPROXY, else the nat table.
-        let gains = |rule: &Rule| matches!(rule.verdict, Verdict::Tproxy { .. });
-        if !want.chains.iter().flat_map(|chain| &chain.rules).any(gains) {
-            tables.sort_by_key(|table| **table == Table::Mangle);
-        }
-        for table in tables {
+        for table in in_order(want, tables) {
             see(family, table, &Ours::wanted(want, family, table), Ours::observed(have, family, table));
         }
     }
+}
+
+/// What gains capture comes before what loses it: the mangle table does with TPROXY, else the nat table. And queries
+/// get a zone of their own only once they are captured: an entry without NAT in that zone would outlive the change.
+fn in_order<'a>(want: &RuleSet, tables: BTreeSet<&'a Table>) -> Vec<&'a Table> {
+    let wants = |gains: fn(&Verdict) -> bool| {
+        want.chains.iter().flat_map(|chain| &chain.rules).any(|rule| gains(&rule.verdict))
+    };
+    let tproxy = wants(|verdict| matches!(verdict, Verdict::Tproxy { .. }));
+    let zones = wants(|verdict| matches!(verdict, Verdict::Zone(_)));
+    let mut tables: Vec<&Table> = tables.into_iter().collect();
+    tables.sort_by_key(|table| match table {
+        Table::Raw if zones => 3,
+        Table::Raw => 0,
+        Table::Mangle if !tproxy => 2,
+        Table::Mangle | Table::Nat | Table::Filter | Table::Other(_) => 1,
+    });
+    tables
 }
 
 /// The transactions that make `wanted` where nothing is yet: what `plan` shows without looking at a machine.

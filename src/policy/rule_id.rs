@@ -56,6 +56,7 @@ rule_ids! {
     InboundPort = "inbound.port", "inbound traffic to a named port is captured";
     InboundAll = "inbound.all", "all inbound traffic is captured";
     RedirectOutbound = "redirect.outbound", "captured traffic goes to the proxy's port";
+    InboundAnswer = "inbound.answer", "answers to connections opened from here, or through here, are not inbound";
     InboundDivert = "inbound.divert", "packets of a captured connection go on to the proxy";
     InboundMarked = "inbound.marked", "inbound packets that the proxy sent are not captured again";
     InboundPassthrough = "inbound.passthrough", "inbound traffic that the proxy passes through is not captured again";

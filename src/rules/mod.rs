@@ -281,6 +281,8 @@ pub enum Test {
     DestinationIsLocal,
     /// What conntrack knows of the connection.
     ConnState(Vec<ConnState>),
+    /// The packet answers: it goes against the direction in which the connection was opened.
+    Answer,
     /// The packet's mark, all of it.
     Mark(Mark),
     /// The connection's mark, all of it.

@@ -32,6 +32,7 @@ mod harness;
 mod input;
 mod istio;
 mod istio_dns;
+mod istio_meet;
 mod istio_ports;
 mod istio_replace;
 mod istio_tproxy;
@@ -98,6 +99,7 @@ fn main() -> ExitCode {
         istio::cases(),
         istio_ports::cases(),
         istio_dns::cases(),
+        istio_meet::cases(),
         istio_tproxy::cases(),
         istio_replace::cases(),
         status::cases(),

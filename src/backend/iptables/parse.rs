@@ -227,6 +227,7 @@ impl<'a> Reader<'a> {
                 value.split(',').map(range).collect::<Option<_>>().map(Test::DestinationPort)
             }
             ("--ctstate", "conntrack") => states(value).map(Test::ConnState),
+            ("--ctdir", "conntrack") => (value == "REPLY").then_some(Test::Answer),
             ("--mark", "mark") => value.parse().ok().map(Test::Mark),
             ("--mark", "connmark") => value.parse().ok().map(Test::Connmark),
             ("--dst-type", "addrtype") => (value == "LOCAL").then_some(Test::DestinationIsLocal),

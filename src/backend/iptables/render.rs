@@ -66,6 +66,7 @@ fn singles(test: &Test) -> Vec<Test> {
         | Test::FirstPacket
         | Test::DestinationIsLocal
         | Test::ConnState(_)
+        | Test::Answer
         | Test::Mark(_)
         | Test::Connmark(_)
         | Test::Opaque(_) => vec![test.clone()],
@@ -83,7 +84,7 @@ fn position(test: &Test) -> u8 {
         Test::SourcePort(_) => 5,
         Test::DestinationPort(_) => 6,
         Test::FirstPacket => 7,
-        Test::ConnState(_) | Test::Mark(_) | Test::Connmark(_) => 8,
+        Test::ConnState(_) | Test::Answer | Test::Mark(_) | Test::Connmark(_) => 8,
         Test::OwnerUid(_) | Test::OwnerGid(_) => 9,
         Test::DestinationIsLocal => 10,
         Test::Opaque(_) => 11,
@@ -140,6 +141,7 @@ fn condition(condition: &Match) -> String {
         Test::OwnerGid(gids) => format!("-m owner {not}--gid-owner {}", first(gids)),
         Test::DestinationIsLocal => format!("-m addrtype {not}--dst-type LOCAL"),
         Test::ConnState(states) => format!("-m conntrack {not}--ctstate {}", states_text(states)),
+        Test::Answer => format!("-m conntrack {not}--ctdir REPLY"),
         Test::Mark(mark) => format!("-m mark {not}--mark {}", hex(*mark)),
         Test::Connmark(mark) => format!("-m connmark {not}--mark {}", hex(*mark)),
         Test::Opaque(text) => text.clone(),

@@ -77,6 +77,7 @@ fn condition(condition: &Match) -> String {
         Test::OwnerUid(uids) => format!("-m owner {not}--uid-owner {}", first(uids)),
         Test::OwnerGid(gids) => format!("-m owner {not}--gid-owner {}", first(gids)),
         Test::ConnState(states) => format!("-m conntrack {not}--ctstate {}", states_text(states)),
+        Test::Answer => format!("-m conntrack {not}--ctdir REPLY"),
         Test::Mark(mark) => format!("-m mark {not}--mark {mark}"),
         Test::Connmark(mark) => format!("-m connmark {not}--mark {mark}"),
         Test::FirstPacket => format!("{not}--syn"),

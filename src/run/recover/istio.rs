@@ -7,7 +7,7 @@ use crate::backend::ownership;
 use crate::input::{Faults, Key, Origin, Raw};
 use crate::policy::validate::{self, Request};
 use crate::policy::{Cidr, Facts, Family, Gid, IfName, Layout, PortRange, RuleId, Uid};
-use crate::rules::compile::istio::{DROP, OUTPUT_DNS, SELF_MARK, TPROXY};
+use crate::rules::compile::istio::{DROP, OUTPUT_DNS, TPROXY};
 use crate::rules::compile::{IN_REDIRECT, INBOUND, OUTPUT, REDIRECT};
 use crate::rules::{Chain, Hook, Protocol, Routing, Rule, RuleSet, Table, Test, Verdict};
 
@@ -111,14 +111,6 @@ fn port_of(rule: &Rule) -> Option<PortRange> {
 
 fn outbound(found: &mut Found, rules: &RuleSet, families: &[Family], letter: bool) {
     let mut out = Outbound::default();
-    // In TPROXY mode our own reading knows the proxy's groups by their mark.
-    let mangle =
-        rules.chain(*families.first().unwrap_or(&Family::V4), &Table::Mangle, Hook::Output.builtin());
-    for rule in mangle.into_iter().flat_map(|chain| &chain.rules) {
-        if rule.verdict == Verdict::SetMark(SELF_MARK) {
-            out.self_gids.extend(Conditions::of(rule).gid);
-        }
-    }
     for (index, family) in families.iter().enumerate() {
         let chain = rules.chain(*family, &Table::Nat, OUTPUT);
         out.past_loopback = false;
@@ -208,13 +200,14 @@ impl Outbound {
 
 fn inbound(found: &mut Found, rules: &RuleSet, family: Family, layout: Layout, routing: &[Present]) {
     let mangle = |name: &str| rules.chain(family, &Table::Mangle, name);
-    let marked = |chain: &Chain| {
-        chain.rules.iter().flat_map(|rule| &rule.matches).find_map(|of| match (of.negated, &of.test) {
-            (false, Test::Mark(mark)) => Some(*mark),
+    let restored = |chain: &Chain| {
+        let ours = chain.rules.iter().filter(|rule| ownership::is_our_rule(rule));
+        ours.flat_map(|rule| &rule.matches).find_map(|of| match (of.negated, &of.test) {
+            (false, Test::Connmark(mark)) => Some(*mark),
             (_, _) => None,
         })
     };
-    let mark = mangle(INBOUND).and_then(marked);
+    let mark = mangle(Hook::Output.builtin()).and_then(restored);
     let table = if mark.is_some() { Table::Mangle } else { Table::Nat };
     if let Some(mark) = mark {
         found.set(Key::Mode, "TPROXY");

@@ -69,8 +69,8 @@ fn what_proxy_init_did_not_have_chooses_the_istio_layout() {
             &["-k", "tap0"],
             "-I PREROUTING 1 -i tap0 -m comment --comment \"mesh-init:interface.reroute\" -j ISTIO_REDIRECT",
         ),
-        (&["-m", "TPROXY", "-t", "0x5"], "-A ISTIO_INBOUND -p tcp -m mark --mark 0x5 -j RETURN"),
-        (&["-m", "TPROXY", "-r", "6"], "-A ISTIO_INBOUND -p tcp -m mark --mark 0x539 -j RETURN"),
+        (&["-m", "TPROXY", "-t", "0x5"], "-A ISTIO_DIVERT -j MARK --set-xmark 0x5/0xffffffff"),
+        (&["-m", "TPROXY", "-r", "6"], "-A ISTIO_DIVERT -j MARK --set-xmark 0x539/0xffffffff"),
         (&["--loopback-cidr", "127.0.0.0/8"], "-A ISTIO_OUTPUT -d 127.0.0.0/8 -j RETURN"),
         (
             &["--owner-group", "7,8"],

@@ -99,23 +99,30 @@ const STEPS: &[Step] = &[
     Step { when: &[Redirect, InboundSome], lists: &[Inbound], rows: &[
         ("nat", "ISTIO_INBOUND", None, "-p tcp -m tcp --dport {0}", "", "ISTIO_IN_REDIRECT"),
     ] },
-    // Inbound by TPROXY. The tunnel port is exempt here, too.
+    // Inbound by TPROXY. What stays on this host, answers, rerouted interfaces and the tunnel port are exempt.
     Step { when: &[Tproxy, InboundAny], lists: &[], rows: &[
         ("mangle", "ISTIO_DIVERT", None, "", "", "MARK --set-xmark {mark}/0xffffffff"),
         ("mangle", "ISTIO_DIVERT", None, "", "", "ACCEPT"),
         ("mangle", "ISTIO_TPROXY", None, "! -d {loopback} -p tcp", "", "TPROXY --on-port {inbound port} --on-ip {any} --tproxy-mark {mark}/0xffffffff"),
         ("mangle", "PREROUTING", None, "-p tcp", "inbound.hook", "ISTIO_INBOUND"),
+        ("mangle", "ISTIO_INBOUND", None, "-i lo -p tcp", "", RETURN),
+        ("mangle", "ISTIO_INBOUND", None, "-p tcp -m conntrack --ctdir REPLY", "", RETURN),
+    ] },
+    Step { when: &[Tproxy, InboundAny], lists: &[ReroutedInterfaces], rows: &[
+        ("mangle", "ISTIO_INBOUND", None, "-i {0}", "", RETURN),
+    ] },
+    Step { when: &[Tproxy, InboundAny], lists: &[], rows: &[
         ("mangle", "ISTIO_INBOUND", None, "-p tcp -m tcp --dport {tunnel}", "", RETURN),
     ] },
     Step { when: &[Tproxy, InboundAll], lists: &[ExcludedInbound], rows: &[
         ("mangle", "ISTIO_INBOUND", None, "-p tcp -m tcp --dport {0}", "", RETURN),
     ] },
     Step { when: &[Tproxy, InboundAll], lists: &[], rows: &[
-        ("mangle", "ISTIO_INBOUND", None, "-p tcp -m conntrack --ctstate RELATED,ESTABLISHED", "", "ISTIO_DIVERT"),
+        ("mangle", "ISTIO_INBOUND", None, "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate RELATED,ESTABLISHED", "", "ISTIO_DIVERT"),
         ("mangle", "ISTIO_INBOUND", None, "-p tcp", "", "ISTIO_TPROXY"),
     ] },
     Step { when: &[Tproxy, InboundSome], lists: &[Inbound], rows: &[
-        ("mangle", "ISTIO_INBOUND", None, "-p tcp -m tcp --dport {0} -m conntrack --ctstate RELATED,ESTABLISHED", "", "ISTIO_DIVERT"),
+        ("mangle", "ISTIO_INBOUND", None, "-p tcp -m tcp --dport {0} ! --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate RELATED,ESTABLISHED", "", "ISTIO_DIVERT"),
         ("mangle", "ISTIO_INBOUND", None, "-p tcp -m tcp --dport {0}", "", "ISTIO_TPROXY"),
     ] },
     // Outbound: ports never captured, what the proxy passes through, the proxy itself.
@@ -129,12 +136,15 @@ const STEPS: &[Step] = &[
     Step { when: &[], lists: &[], rows: &[
         ("nat", "ISTIO_OUTPUT", None, "-s {passthrough} -o lo", "", RETURN),
     ] },
-    // First all own calls of the proxy, then those of everybody else, then all the rest of the proxy. With TPROXY the
-    // mangle table marks them, and what the proxy sends with a client's address must not be redirected.
-    Step { when: &[Redirect, NoDns], lists: &[Proxy], rows: &[
+    // First all own calls of the proxy, but for what it sends with a client's address, then those of everybody else,
+    // then all the rest of the proxy.
+    Step { when: &[Tproxy], lists: &[], rows: &[
+        ("nat", "ISTIO_OUTPUT", None, "-o lo -p tcp -m mark --mark {mark}", "", RETURN),
+    ] },
+    Step { when: &[NoDns], lists: &[Proxy], rows: &[
         ("nat", "ISTIO_OUTPUT", None, "! -d {loopback} -o lo -p tcp -m tcp ! --dport {tunnel} -m owner {0}", "", "ISTIO_IN_REDIRECT"),
     ] },
-    Step { when: &[Redirect, Dns], lists: &[Proxy], rows: &[
+    Step { when: &[Dns], lists: &[Proxy], rows: &[
         ("nat", "ISTIO_OUTPUT", None, "! -d {loopback} -o lo -p tcp -m multiport ! --dports 53,{tunnel} -m owner {0}", "", "ISTIO_IN_REDIRECT"),
     ] },
     Step { when: &[NoDns, NoLoopback], lists: &[], rows: &[
@@ -206,19 +216,10 @@ const STEPS: &[Step] = &[
     Step { when: &[OutboundSome], lists: &[Networks, ReroutedInterfaces], rows: &[
         ("nat", "PREROUTING", Some(1), "-d {0} -i {1}", "interface.reroute", "ISTIO_REDIRECT"),
     ] },
-    // TPROXY: connections keep the mark, and the proxy's own calls over lo are told from others'.
+    // TPROXY: what the proxy sends gives its connection the mark, and the answers get it back.
     Step { when: &[Tproxy], lists: &[], rows: &[
-        ("mangle", "PREROUTING", None, "-p tcp -m mark --mark {mark}", "tproxy.mark", "CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff"),
-        ("mangle", "OUTPUT", None, "-o lo -p tcp -m mark --mark {mark}", "inbound.marked", RETURN),
-    ] },
-    Step { when: &[Tproxy], lists: &[Proxy], rows: &[
-        ("mangle", "OUTPUT", None, "! -d {loopback} -o lo -p tcp -m owner {0}", "tproxy.self", "MARK --set-xmark 0x53a/0xffffffff"),
-    ] },
-    Step { when: &[Tproxy], lists: &[], rows: &[
+        ("mangle", "PREROUTING", None, "-i lo -p tcp -m mark --mark {mark}", "tproxy.mark", "CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff"),
         ("mangle", "OUTPUT", None, "-p tcp -m connmark --mark {mark}", "tproxy.mark", "CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff"),
-        ("mangle", "ISTIO_INBOUND", Some(1), "-p tcp -m mark --mark {mark}", "", RETURN),
-        ("mangle", "ISTIO_INBOUND", Some(2), "-s {passthrough} -i lo -p tcp", "", RETURN),
-        ("mangle", "ISTIO_INBOUND", Some(3), "-i lo -p tcp -m mark ! --mark 0x53a", "", RETURN),
     ] },
 ];
 

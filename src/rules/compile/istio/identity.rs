@@ -34,6 +34,12 @@ impl Recorder<'_> {
             }
             return;
         }
+        if self.policy.mode == Mode::Tproxy {
+            // What the proxy sends on to the application with a client's address goes over lo, too: redirected here,
+            // it would come back to the proxy for ever.
+            let sent = vec![over_lo(), tcp(), Match::is(Test::Mark(self.policy.tproxy_mark))];
+            self.nat(OUTPUT, RuleId::InboundMarked, sent, Verdict::Return);
+        }
         for owner in &owners {
             self.own_calls(owner);
         }
@@ -44,11 +50,6 @@ impl Recorder<'_> {
     }
 
     fn own_calls(&mut self, owner: &Owner) {
-        // With TPROXY these get their mark in the mangle table. Redirected here, the proxy's connections to the
-        // application would be too, since they leave with a client's address: a loop.
-        if !self.letter && self.policy.mode == Mode::Tproxy {
-            return;
-        }
         let tunnel = self.policy.proxy.tunnel_port;
         let ports = match DNS.filter(|_| self.captures_dns() && (owner.user || !self.letter)) {
             // The agent's own queries to a resolver on this host must not come back.

@@ -47,24 +47,30 @@ impl Recorder<'_> {
         self.mangle(TPROXY, RuleId::RedirectInbound, vec![self.not_to_loopback(), tcp()], capture);
         self.mangle(Hook::Prerouting.builtin(), RuleId::InboundHook, vec![tcp()], jump(INBOUND));
         if !self.letter {
-            // Upstream exempts the tunnel port in the nat table only, which TPROXY traffic never gets to.
-            let tunnel = vec![tcp(), super::dport(policy.proxy.tunnel_port)];
-            self.mangle(INBOUND, RuleId::InboundTunnel, tunnel, Verdict::Return);
+            self.never_by_tproxy();
         }
-        let known = || Match::is(Test::ConnState(vec![ConnState::Related, ConnState::Established]));
+        let letter = self.letter;
+        let known = |mut matches: Vec<Match>| {
+            if !letter {
+                // conntrack may still know an earlier connection with the same addresses and ports.
+                matches.push(Match::not(Test::FirstPacket));
+            }
+            matches.push(Match::is(Test::ConnState(vec![ConnState::Related, ConnState::Established])));
+            matches
+        };
         match &policy.inbound {
             Inbound::AllExcept(excluded) => {
                 for range in excluded.ranges() {
                     let matches = vec![tcp(), dports(*range)];
                     self.mangle(INBOUND, RuleId::InboundExcludePort, matches, Verdict::Return);
                 }
-                self.mangle(INBOUND, RuleId::InboundDivert, vec![tcp(), known()], jump(DIVERT));
+                self.mangle(INBOUND, RuleId::InboundDivert, known(vec![tcp()]), jump(DIVERT));
                 self.mangle(INBOUND, RuleId::InboundAll, vec![tcp()], jump(TPROXY));
             }
             Inbound::Only(ports) => {
                 for range in ports.ranges() {
-                    let matches = vec![tcp(), dports(*range), known()];
-                    self.mangle(INBOUND, RuleId::InboundDivert, matches, jump(DIVERT));
+                    let divert = known(vec![tcp(), dports(*range)]);
+                    self.mangle(INBOUND, RuleId::InboundDivert, divert, jump(DIVERT));
                     let matches = vec![tcp(), dports(*range)];
                     self.mangle(INBOUND, RuleId::InboundPort, matches, jump(TPROXY));
                 }
@@ -72,12 +78,36 @@ impl Recorder<'_> {
         }
     }
 
+    /// What our own reading keeps from the mangle table, because the nat table keeps or takes it: upstream's exempts
+    /// the tunnel port there only, takes what comes from a rerouted interface, and diverts answers on their way
+    /// through this host.
+    fn never_by_tproxy(&mut self) {
+        let policy = self.policy;
+        self.mangle(INBOUND, RuleId::InboundSelf, vec![tcp(), from_lo()], Verdict::Return);
+        self.mangle(INBOUND, RuleId::InboundAnswer, vec![tcp(), Match::is(Test::Answer)], Verdict::Return);
+        for name in &policy.interfaces.reroute {
+            let arriving = vec![Match::is(Test::InInterface(vec![name.clone()]))];
+            self.mangle(INBOUND, RuleId::InterfaceReroute, arriving, Verdict::Return);
+        }
+        let tunnel = vec![tcp(), super::dport(policy.proxy.tunnel_port)];
+        self.mangle(INBOUND, RuleId::InboundTunnel, tunnel, Verdict::Return);
+    }
+
     /// The marks by which the proxy's own packets, sent with a client's address, are known on their way.
     pub(super) fn tproxy_extras(&mut self) {
         let policy = self.policy;
         let mark = policy.tproxy_mark;
         let marked = || Match::is(Test::Mark(mark));
+        let connection = || vec![tcp(), Match::is(Test::Connmark(mark))];
         let (prerouting, output) = (Hook::Prerouting.builtin(), Hook::Output.builtin());
+        if !self.letter {
+            // The answers to what the proxy sent come back to it. Over lo only: where both iptables have TPROXY, the
+            // second one sees what the first one has marked.
+            let sent = vec![tcp(), from_lo(), marked()];
+            self.mangle(prerouting, RuleId::TproxyMark, sent, Verdict::SaveMark);
+            self.mangle(output, RuleId::TproxyMark, connection(), Verdict::RestoreMark);
+            return;
+        }
         self.mangle(prerouting, RuleId::TproxyMark, vec![tcp(), marked()], Verdict::SaveMark);
         self.mangle(output, RuleId::InboundMarked, vec![tcp(), over_lo(), marked()], Verdict::Return);
         let users = policy.proxy.uids.iter().map(|uid: &Uid| Test::OwnerUid(vec![*uid]));
@@ -86,8 +116,7 @@ impl Recorder<'_> {
             let matches = vec![self.not_to_loopback(), tcp(), over_lo(), Match::is(owner)];
             self.mangle(output, RuleId::TproxySelf, matches, Verdict::SetMark(SELF_MARK));
         }
-        let connection = vec![tcp(), Match::is(Test::Connmark(mark))];
-        self.mangle(output, RuleId::TproxyMark, connection, Verdict::RestoreMark);
+        self.mangle(output, RuleId::TproxyMark, connection(), Verdict::RestoreMark);
         let first = [
             (RuleId::InboundMarked, vec![tcp(), marked()]),
             (RuleId::InboundPassthrough, vec![tcp(), source(self.family.passthrough()), from_lo()]),
