@@ -99,8 +99,12 @@ captured() {
         # The app sees the proxy. A connection from outside is redirected to an address of the interface that it came
         # by, one from here to loopback.
         REDIRECT) seen=$passthrough seen_self=$passthrough on=$s_:15006 on_self=$lo_:15006 ;;
-        # The app sees the client, and the connection keeps its destination.
-        TPROXY) seen=$c seen_self=$s on=$s_:9080 on_self=$s_:9080 ;;
+        # The app sees the client, and the connection keeps its destination; by our own options the proxy's calls to
+        # itself are redirected in both modes.
+        TPROXY)
+            seen=$c seen_self=$s on=$s_:9080 on_self=$s_:9080
+            [[ $way == upstream ]] || on_self=$lo_:15006
+            ;;
     esac
     trip 'a peer -> 15006 -> app' peer 1000 "http://$s_:9080" \
         "envoy 15006 $c -> $s_:9080; app pod:9080 peer $seen host $s_:9080" \

@@ -52,6 +52,18 @@ pub fn call(given: &Given, extra: Raw, facts: &Facts, faults: Faults) -> Result<
     let dual_stack = given.on(Means::DualStack);
     let v6_host = facts.addresses.first().is_some_and(|address| address.is_ipv6());
     let ipv6 = v6_host || (dual_stack && facts.addresses.iter().any(|address| address.is_ipv6()));
+    let without_rules = [Means::CleanupOnly, Means::SkipRuleApply, Means::DryRun];
+    if let (true, Some(within)) = (
+        without_rules.into_iter().any(|means| given.on(means)),
+        meant.raw.first(Key::ConfirmWithin).filter(|given| matches!(given.origin, Origin::Flag(_))).cloned(),
+    ) {
+        let problem = "has nothing to take back: no rules are made";
+        meant.faults.option(
+            &within,
+            problem,
+            "leave it out, or --cleanup-only, --skip-rule-apply and --dry-run",
+        );
+    }
     meant.set(Key::Layout, "istio-iptables");
     meant.set(Key::Ipv6, if ipv6 { "on" } else { "off" });
     if !ipv6 && facts.addresses.iter().any(|address| address.is_ipv6()) {

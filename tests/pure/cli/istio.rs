@@ -290,6 +290,10 @@ fn what_would_not_load_is_refused() {
         let run = istio_with(&[], &[(name, cidr)]);
         run.refused(&[&format!("variable {name}: {cidr:?} is not a loopback network")]);
     }
+    for no_rules in ["--dry-run", "--cleanup-only", "--skip-rule-apply"] {
+        let run = istio(&[no_rules, "--confirm-within", "5s"]);
+        run.refused(&["--confirm-within: \"5s\" has nothing to take back: no rules are made"]);
+    }
     for args in [&["--no-such-flag"][..], &["-p"], &["--layout", "classic"], &["--uid-owner", "5"]] {
         let run = istio(args).code(64);
         assert!(run.stderr.contains("error:") && run.stdout.is_empty(), "{run}");
