@@ -1,4 +1,11 @@
 //! Questions about connections, answered from policy and rules alone.
 
+pub mod conn;
+pub mod decision;
 pub mod probing;
 pub mod sockets;
+mod walk;
+
+pub use conn::Conn;
+pub use decision::{Capture, Decision, Outcome};
+pub use walk::evaluate;

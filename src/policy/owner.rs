@@ -80,6 +80,21 @@ impl IfName {
         IfName("lo".to_owned())
     }
 
+    /// The first interface beside it, as runtimes call it in a pod.
+    #[must_use]
+    pub fn eth0() -> IfName {
+        IfName("eth0".to_owned())
+    }
+
+    /// Whether the interface `name` is meant.
+    #[must_use]
+    pub fn covers(&self, name: &IfName) -> bool {
+        match self.0.strip_suffix('+') {
+            Some(beginning) => name.0.starts_with(beginning),
+            None => *self == *name,
+        }
+    }
+
     /// The name as iptables takes it.
     #[must_use]
     pub fn as_str(&self) -> &str {

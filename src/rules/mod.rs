@@ -94,15 +94,47 @@ impl Hook {
     }
 }
 
+/// What a base chain's verdicts mean (linux/netfilter/nf_tables.h, `nft_chain_types`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Every packet is decided.
+    Filter,
+    /// A connection's first packet decides for all of it.
+    Nat,
+    /// As [`Kind::Filter`]; a packet whose mark has changed is routed again.
+    Route,
+}
+
 /// A chain called by the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Base {
     /// Where.
     pub hook: Hook,
+    /// What its verdicts mean.
+    pub kind: Kind,
     /// Lower is earlier (linux/netfilter_ipv4.h, `nf_ip_hook_priorities`).
     pub priority: i32,
     /// Whether a packet that no rule decides is accepted (else dropped).
     pub accepts: bool,
+}
+
+impl Base {
+    /// iptables' built-in chain on `hook` of `table`, with the policy ACCEPT.
+    #[must_use]
+    pub fn builtin(table: &Table, hook: Hook) -> Base {
+        // linux/netfilter_ipv4.h, `nf_ip_hook_priorities`.
+        let (kind, priority) = match (table, hook) {
+            (Table::Raw, _) => (Kind::Filter, -300),
+            // net/ipv4/netfilter/iptable_mangle.c, `ipt_mangle_out`.
+            (Table::Mangle, Hook::Output) => (Kind::Route, -150),
+            (Table::Mangle, _) => (Kind::Filter, -150),
+            (Table::Nat, Hook::Input | Hook::Postrouting) => (Kind::Nat, 100),
+            (Table::Nat, Hook::Prerouting | Hook::Output | Hook::Forward) => (Kind::Nat, -100),
+            (Table::Filter, _) => (Kind::Filter, 0),
+            (Table::Other(_), _) => (Kind::Filter, 50),
+        };
+        Base { hook, kind, priority, accepts: true }
+    }
 }
 
 /// A chain of one table and family.
@@ -308,6 +340,8 @@ pub enum Verdict {
     Goto(String),
     /// NAT to a port of this host (iptables-extensions(8), REDIRECT).
     Redirect(Port),
+    /// NAT to another address and port (iptables-extensions(8), DNAT).
+    Dnat(std::net::SocketAddr),
     /// Hands the packet to a local socket, addresses unchanged, and marks it (iptables-extensions(8), TPROXY).
     Tproxy {
         /// The socket's port.
@@ -381,6 +415,7 @@ impl Rule {
             | Verdict::Drop
             | Verdict::Return
             | Verdict::Redirect(_)
+            | Verdict::Dnat(_)
             | Verdict::Tproxy { .. }
             | Verdict::SetMark(_)
             | Verdict::SaveMark

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use crate::policy::{Cidr, Family, Gid, IfName, Mark, Port, PortRange, Uid};
-use crate::rules::compile::PRIORITY_NAT_DST;
 use crate::rules::{
     Base, Chain, ConnState, Hook, Match, Place, Protocol, Rule, RuleSet, Seen, Table, Test, Verdict,
 };
@@ -91,16 +90,7 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 
 fn base(table: &Table, name: &str, policy: &str) -> Option<Base> {
     let hook = Hook::of_builtin(name).filter(|_| policy != "-")?;
-    // linux/netfilter_ipv4.h, `nf_ip_hook_priorities`.
-    let priority = match (table, hook) {
-        (Table::Raw, _) => -300,
-        (Table::Mangle, _) => -150,
-        (Table::Nat, Hook::Input | Hook::Postrouting) => -PRIORITY_NAT_DST,
-        (Table::Nat, Hook::Prerouting | Hook::Output | Hook::Forward) => PRIORITY_NAT_DST,
-        (Table::Filter, _) => 0,
-        (Table::Other(_), _) => 50,
-    };
-    Some(Base { hook, priority, accepts: policy == "ACCEPT" })
+    Some(Base { accepts: policy == "ACCEPT", ..Base::builtin(table, hook) })
 }
 
 /// `[packets:bytes] ` in front of a line, as `-c` prints it.
@@ -251,6 +241,7 @@ impl<'a> Reader<'a> {
                 Ok(port) => Verdict::Redirect(port),
                 Err(_) => opaque(),
             },
+            ("-j", "DNAT", ["--to-destination", to]) => to.parse().map_or_else(|_| opaque(), Verdict::Dnat),
             ("-j", "TPROXY", ["--on-port", port, "--on-ip", "0.0.0.0" | "::", "--tproxy-mark", mark]) => {
                 let mark = mark.strip_suffix("/0xffffffff").and_then(|mark| mark.parse::<Mark>().ok());
                 match (port.parse::<Port>(), mark) {
@@ -326,7 +317,10 @@ mod tests {
         }
         let rules = parse(Family::V4, &(text + "COMMIT\n")).unwrap();
         let output = &rules.chains[0];
-        assert_eq!(output.base, Some(Base { hook: Hook::Output, priority: -100, accepts: true }));
+        assert_eq!(
+            output.base,
+            Some(Base { hook: Hook::Output, kind: crate::rules::Kind::Nat, priority: -100, accepts: true })
+        );
         for (rule, line) in output.rules.iter().zip(lines) {
             assert_eq!(render::specs(rule, Family::V4), [line]);
             let opaque = rule.matches.iter().any(|m| matches!(m.test, Test::Opaque(_)));

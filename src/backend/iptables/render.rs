@@ -183,6 +183,7 @@ fn verdict(verdict: &Verdict, family: Family) -> Option<String> {
         Verdict::Jump(chain) => format!("-j {chain}"),
         Verdict::Goto(chain) => format!("-g {chain}"),
         Verdict::Redirect(port) => format!("-j REDIRECT --to-ports {port}"),
+        Verdict::Dnat(to) => format!("-j DNAT --to-destination {to}"),
         Verdict::Tproxy { port, mark } => {
             let any = if family == Family::V4 { "0.0.0.0" } else { "::" };
             format!("-j TPROXY --on-port {port} --on-ip {any} --tproxy-mark {}/0xffffffff", hex(*mark))

@@ -97,6 +97,7 @@ fn verdict(verdict: &Verdict, udp: bool) -> Option<String> {
         // Upstream spells the option in two ways.
         Verdict::Redirect(port) if udp => format!("-j REDIRECT --to-port {port}"),
         Verdict::Redirect(port) => format!("-j REDIRECT --to-ports {port}"),
+        Verdict::Dnat(to) => format!("-j DNAT --to-destination {to}"),
         Verdict::Tproxy { port, mark } => {
             format!("-j TPROXY --tproxy-mark {mark}/0xffffffff --on-port {port}")
         }

@@ -16,9 +16,6 @@ pub const OUTPUT: &str = "ISTIO_OUTPUT";
 /// Decides inbound.
 pub const INBOUND: &str = "ISTIO_INBOUND";
 
-/// The priority of the nat table for changes of the destination (linux/netfilter_ipv4.h, `NF_IP_PRI_NAT_DST`).
-pub const PRIORITY_NAT_DST: i32 = -100;
-
 /// The rules of `policy` in `layout` for `families`. Mode NONE has none.
 #[must_use]
 pub fn compile(policy: &CapturePolicy, layout: Layout, families: Families) -> RuleSet {
@@ -45,7 +42,7 @@ pub fn own(family: Family, name: &str, rules: Vec<Rule>) -> Chain {
 
 /// Our rules in a built-in chain of the nat table.
 fn shared(family: Family, hook: Hook, rules: Vec<Rule>) -> Chain {
-    let base = Base { hook, priority: PRIORITY_NAT_DST, accepts: true };
+    let base = Base::builtin(&Table::Nat, hook);
     Chain { family, table: Table::Nat, name: hook.builtin().to_owned(), base: Some(base), rules }
 }
 

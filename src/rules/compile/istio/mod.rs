@@ -80,7 +80,7 @@ fn assemble(family: Family, recorded: Vec<Recorded>) -> Vec<Chain> {
         |table: &Table, name: &str| match chains.iter().position(|c| c.table == *table && c.name == name) {
             Some(index) => index,
             None => {
-                let base = Hook::of_builtin(name).map(|hook| base(table, hook));
+                let base = Hook::of_builtin(name).map(|hook| Base::builtin(table, hook));
                 chains.push(Chain {
                     family,
                     table: table.clone(),
@@ -109,17 +109,6 @@ fn assemble(family: Family, recorded: Vec<Recorded>) -> Vec<Chain> {
         }
     }
     chains
-}
-
-/// linux/netfilter_ipv4.h, `nf_ip_hook_priorities`.
-fn base(table: &Table, hook: Hook) -> Base {
-    let priority = match table {
-        Table::Raw => -300,
-        Table::Mangle => -150,
-        Table::Nat => super::PRIORITY_NAT_DST,
-        Table::Filter | Table::Other(_) => 0,
-    };
-    Base { hook, priority, accepts: true }
 }
 
 struct Recorder<'a> {
