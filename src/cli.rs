@@ -25,6 +25,8 @@ pub enum Verb {
     Clean,
     /// What waits to be confirmed is good.
     Confirm,
+    /// Say what would become of connections, and why.
+    Explain,
     /// Say whether capture holds.
     Verify {
         /// Nothing may be left untried.
@@ -41,12 +43,25 @@ impl Verb {
     #[must_use]
     pub fn parts(self) -> &'static [Part] {
         match self {
-            Verb::Apply | Verb::Plan { .. } | Verb::Verify { .. } => {
+            Verb::Apply | Verb::Plan { .. } | Verb::Verify { .. } | Verb::Explain => {
                 &[Part::Policy, Part::Making, Part::Looking]
             }
             Verb::Status | Verb::Clean | Verb::Confirm => &[Part::Looking],
         }
     }
+}
+
+/// What `explain` is asked beside the policy.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Asked {
+    /// By the rules that the kernel holds, not by those that the options would make.
+    pub live: bool,
+    /// One connection of every kind.
+    pub all: bool,
+    /// Two policies to compare: files, or flags in one text.
+    pub diff: Vec<String>,
+    /// Connections, as they were typed.
+    pub connections: Vec<String>,
 }
 
 /// A command line of `istio-iptables`.
@@ -70,6 +85,13 @@ pub enum Parsed {
         /// Whether the verb was spelled out.
         explicit: bool,
     },
+    /// Questions about connections.
+    Explain {
+        /// Which.
+        asked: Asked,
+        /// With which flags.
+        flags: Raw,
+    },
     /// `istio-iptables`, by that name or as the first word.
     Istio(Istio),
     /// Help or version, asked for.
@@ -91,6 +113,7 @@ Examples:
   mesh-init plan -p 15001 -u 1337               show the rules, change nothing
   mesh-init status                              what is captured here
   mesh-init verify                              does it hold: tries connections
+  mesh-init explain --live out tcp 10.1.2.3:80  what becomes of it here, and by which rule
   mesh-init clean                               take it all away
   mesh-init istio-iptables -p 15001 -z 15006 …  as istio-iptables, rule for rule
 
@@ -152,6 +175,36 @@ fn command() -> Command {
             .arg(switch("quick", "read the rules only, try no connection").conflicts_with("strict"))
             .arg(switch("repair", "apply again what does not hold; needs the policy's flags or files"))
     };
+    let explains = |command: Command| {
+        let switch = |id: &'static str, long: &'static str, help: &'static str| {
+            Arg::new(id).long(long).action(ArgAction::SetTrue).help(help)
+        };
+        let out_of_place =
+            |argument: &Arg| OUT_OF_PLACE.iter().any(|key| option(*key).long == argument.get_id().as_str());
+        let output = |argument: Arg| match argument.get_id().as_str() == option(Key::Output).long {
+            true => argument.value_name("text|json|mermaid|svg|dot"),
+            false => argument,
+        };
+        let policy = arguments(Verb::Explain.parts())
+            .into_iter()
+            .filter(|argument| !out_of_place(argument))
+            .map(output);
+        let form = "out|in PROTOCOL [uid=N] [INTERFACE] [SOURCE ->] DESTINATION; in docs/explain.md";
+        command
+            .args(policy)
+            .arg(switch(LIVE, "live", "by the rules that the kernel holds now, whoever made them"))
+            .arg(switch(MATRIX, "all", "one connection of every kind, as a table").conflicts_with(CONNECTION))
+            .arg(
+                Arg::new(DIFF)
+                    .long("diff")
+                    .num_args(2)
+                    .value_names(["A", "B"])
+                    .allow_hyphen_values(true)
+                    .conflicts_with_all([CONNECTION, MATRIX, LIVE])
+                    .help("what two policies (files, or flags in quotes) decide differently"),
+            )
+            .arg(Arg::new(CONNECTION).num_args(0..).value_name("CONNECTION").help(form))
+    };
     Command::new("mesh-init")
         .about(ABOUT)
         .version(env!("CARGO_PKG_VERSION"))
@@ -165,7 +218,49 @@ fn command() -> Command {
         .subcommand(verb("status", "Say what is captured here").defer(looks))
         .subcommand(verb("clean", "Take everything of ours away").defer(looks))
         .subcommand(verb("verify", "Say whether capture holds, by trying it; exit 126 if not").defer(tries))
+        .subcommand(verb("explain", "Say what becomes of a connection, and by which rule").defer(explains))
         .subcommand(verb("confirm", "Keep what was applied with --confirm-within").defer(looks))
+}
+
+/// Names of what `explain` alone takes.
+const LIVE: &str = "explain-live";
+const MATRIX: &str = "explain-all";
+const DIFF: &str = "explain-diff";
+const CONNECTION: &str = "connection";
+/// Between a source and a destination, and what stands for it while flags are read.
+const ARROW: &str = "->";
+const ARROW_KEPT: &str = "\u{2192}";
+/// Options that `explain` has no use for.
+const OUT_OF_PLACE: [Key; 3] = [Key::Host, Key::ConfirmWithin, Key::All];
+
+fn parse_explain(matches: &ArgMatches) -> Parsed {
+    let texts = |id: &str| given(matches, id).unwrap_or_default();
+    let asked = Asked {
+        live: matches.get_flag(LIVE),
+        all: matches.get_flag(MATRIX),
+        diff: texts(DIFF),
+        connections: connections(&texts(CONNECTION)),
+    };
+    let parts = Verb::Explain.parts();
+    let in_place = |long: &str| !OUT_OF_PLACE.iter().any(|key| option(*key).long == long);
+    let flags = flags::parse(parts, |long| in_place(long).then(|| given(matches, long)).flatten());
+    Parsed::Explain { asked, flags }
+}
+
+/// Connections in quotes, or word by word: each begins with its direction.
+fn connections(words: &[String]) -> Vec<String> {
+    let mut connections: Vec<String> = Vec::new();
+    for word in words.iter().flat_map(|text| text.split_whitespace()) {
+        let word = if word == ARROW_KEPT { ARROW } else { word };
+        match connections.last_mut() {
+            Some(last) if !matches!(word, "out" | "in" | "outbound" | "inbound") => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            Some(_) | None => connections.push(word.to_owned()),
+        }
+    }
+    connections
 }
 
 /// The help text.
@@ -250,6 +345,11 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
     if let Some(words) = istio_words(&words) {
         return parse_istio(words);
     }
+    let words = match words.get(1).is_some_and(|word| word == "explain") {
+        // It looks like a flag, and would take those after it for connections.
+        true => words.into_iter().map(|word| if word == ARROW { ARROW_KEPT.into() } else { word }).collect(),
+        false => words,
+    };
     let matches = match command().try_get_matches_from(words) {
         Ok(matches) => matches,
         Err(error) if error.use_stderr() => return Parsed::Misuse(shortened(&error.render().to_string())),
@@ -264,6 +364,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
             let (strict, quick) = (matches.get_flag("strict"), matches.get_flag("quick"));
             (Verb::Verify { strict, quick, repair: matches.get_flag("repair") }, matches, true)
         }
+        Some(("explain", matches)) => return parse_explain(matches),
         Some(("confirm", matches)) => (Verb::Confirm, matches, true),
         Some((_, matches)) => (Verb::Apply, matches, true),
     };

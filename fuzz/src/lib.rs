@@ -15,13 +15,14 @@ use mesh_init::backend::iptables::transcript::transcript;
 use mesh_init::backend::iptables::{parse, render};
 use mesh_init::backend::{Observed, plan};
 use mesh_init::cli::{self, Istio, Parsed, Verb};
-use mesh_init::eval::sockets;
+use mesh_init::eval::{Conn, Outcome, evaluate, sockets};
 use mesh_init::input::istio as flags_of_istio;
 use mesh_init::input::{Faults, Key, Origin, Raw, config as config_file, env_file as env_text};
 use mesh_init::policy::istio as istio_meant;
 use mesh_init::policy::settings::Variant;
 use mesh_init::policy::validate::{self, Request};
 use mesh_init::policy::{Facts, Families, Family, Layout, json};
+use mesh_init::report::{Explained, Explanation, Form, Report, draw};
 use mesh_init::rules::compile::compile;
 use mesh_init::rules::{Protocol, RuleSet, Test, Verdict};
 
@@ -32,12 +33,13 @@ const TOLD: usize = 64 << 10;
 pub type Body = fn(&[u8]);
 
 /// The bodies by the names of their targets, which are also the names of the folders of seeds.
-pub const TARGETS: [(&str, Body); 5] = [
+pub const TARGETS: [(&str, Body); 6] = [
     ("flags", flags),
     ("istio_iptables", istio_iptables),
     ("env_file", env_file),
     ("config", config),
     ("iptables_save", iptables_save),
+    ("connection", connection),
 ];
 
 /// A command line, its words separated by NUL.
@@ -52,8 +54,45 @@ pub fn flags(data: &[u8]) {
                 told(&faults);
             }
         }
+        Parsed::Call { verb: Verb::Explain, .. } => panic!("explain has a form of its own"),
+        Parsed::Explain { asked, flags } => {
+            asked.connections.iter().for_each(|text| connection(text.as_bytes()));
+            judge(&flags, Faults::default());
+        }
         Parsed::Istio(given) => istio(&given, &[]),
         Parsed::Answer(text) | Parsed::Misuse(text) => assert!(!text.is_empty(), "an answer without words"),
+    }
+}
+
+/// A connection as people type it: what is read is told so that it is read again, and every policy decides it.
+pub fn connection(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let conn = match text.parse::<Conn>() {
+        Ok(conn) => conn,
+        Err(why) => return assert!(!why.is_empty(), "refused without a reason: {text:?}"),
+    };
+    assert_eq!(conn.to_string().parse().as_ref(), Ok(&conn), "told as {conn}");
+    for words in [
+        "",
+        "--mode TPROXY --drop-invalid -k eth0",
+        "--uid-owner 1000 -b 80",
+        "-u 1337 --redirect-dns --dns-server 10.0.0.53 -b 80",
+    ] {
+        let Parsed::Call { flags, .. } =
+            cli::parse(["mesh-init"].into_iter().chain(words.split_whitespace()).map(Into::into))
+        else {
+            panic!("{words}");
+        };
+        let request = validate::request(&flags, &Facts::default(), Faults::default()).expect("a policy");
+        let rules = compile(&request.policy, request.layout, Families::Both);
+        let decision = evaluate(&[&rules], &conn);
+        assert_ne!(decision.outcome, Outcome::CannotTell, "rules of ours are understood: {words}, {conn}");
+        let answers = vec![Explanation::of(&conn, &decision, |_| None)];
+        let explained = Explained { answers, notes: Vec::new() };
+        assert!(explained.text().contains(&conn.to_string()), "{conn}");
+        for form in [Form::Mermaid, Form::Svg, Form::Dot] {
+            assert!(!draw(&explained, form).is_empty(), "{conn}");
+        }
     }
 }
 
@@ -75,7 +114,9 @@ pub fn istio_iptables(data: &[u8]) {
     match cli::parse(std::iter::once("istio-iptables".into()).chain(words)) {
         Parsed::Istio(given) => istio(&given, &environment),
         Parsed::Answer(text) | Parsed::Misuse(text) => assert!(!text.is_empty(), "an answer without words"),
-        other @ Parsed::Call { .. } => panic!("called by its name it is {other:?}"),
+        other @ (Parsed::Call { .. } | Parsed::Explain { .. }) => {
+            panic!("called by its name it is {other:?}")
+        }
     }
 }
 

@@ -342,7 +342,8 @@ impl fmt::Display for Conn {
             write!(f, " dev={interface}")?;
         }
         if let Some(local) = said.local {
-            write!(f, " route={}", if local { "local" } else { "away" })?;
+            let away = if self.sender.is_some() { "away" } else { "forward" };
+            write!(f, " route={}", if local { "local" } else { away })?;
         }
         for (key, mark) in [("mark", said.mark), ("connmark", said.connmark)] {
             if mark != 0 {

@@ -122,6 +122,8 @@ pub enum Tried<'a> {
 /// Where a packet goes next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Way {
+    /// Out, and back to this host over lo.
+    Back,
     /// To this host itself, over an interface.
     Here(IfName),
     /// On to another host.

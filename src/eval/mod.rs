@@ -4,6 +4,7 @@ pub mod conn;
 pub mod decision;
 pub mod probing;
 pub mod sockets;
+pub mod typical;
 mod walk;
 
 pub use conn::Conn;

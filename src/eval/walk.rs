@@ -141,8 +141,8 @@ impl<'a, 'c> Walk<'a, 'c> {
             self.hook(Hook::Output)?;
             if self.here && !self.dropped {
                 let lo = IfName::lo();
-                self.leaving = Some(lo.clone());
-                self.trail.push(Step::Way(Way::Here(lo)));
+                self.leaving = Some(lo);
+                self.trail.push(Step::Way(Way::Back));
             } else if let Some(leaving) = self.leaving.clone() {
                 self.trail.push(Step::Way(Way::Away(leaving)));
             }
@@ -305,7 +305,7 @@ impl<'a, 'c> Walk<'a, 'c> {
                 }
                 Verdict::Redirect(port) => {
                     self.redirect(*port, base.hook);
-                    self.by = jumps.last().copied().or(Some(place));
+                    self.by = Some(decider(place, jumps));
                     return Ok(End::Accepted);
                 }
                 Verdict::Dnat(to) => {
@@ -319,7 +319,7 @@ impl<'a, 'c> Walk<'a, 'c> {
                 Verdict::Tproxy { port, mark } => {
                     self.mark = mark.0;
                     self.captured = Some((*port, Capture::Tproxy));
-                    self.by = jumps.last().copied().or(Some(place));
+                    self.by = Some(decider(place, jumps));
                     return Ok(End::Accepted);
                 }
                 Verdict::Opaque(text) => match opaque(text) {
@@ -449,6 +449,14 @@ impl<'a, 'c> Walk<'a, 'c> {
             Test::Opaque(_) => return None,
         };
         Some(holds != condition.negated)
+    }
+}
+
+/// The rule that decides: of a chain that does nothing but capture, the rule that leads there.
+fn decider<'a>(place: Place<'a>, jumps: &[Place<'a>]) -> Place<'a> {
+    match place.chain.rules.len() {
+        1 => jumps.last().copied().unwrap_or(place),
+        _ => place,
     }
 }
 

@@ -121,6 +121,25 @@ pub fn absorb(source: (Variant, Family), outcome: &Outcome, observed: &mut Obser
     Ok(())
 }
 
+/// The tables of IP packets that nft made, which iptables does not show.
+///
+/// # Errors
+/// The kernel refuses to list them.
+pub fn native() -> Result<Vec<String>> {
+    let family = |number: u8| match number {
+        1 => Some("inet"),
+        2 => Some("ip"),
+        10 => Some("ip6"),
+        _ => None,
+    };
+    let native = netlink::nft_tables()?.into_iter().filter_map(|table| {
+        let family = family(table.family)?;
+        let shown = family != "inet" && TABLES.contains(&table.name.as_str());
+        (!shown).then(|| format!("{family} {}", table.name))
+    });
+    Ok(native.collect())
+}
+
 /// The variants and families that have tables in this namespace, by the kernel's own lists.
 fn with_tables() -> Result<Vec<(Variant, Family)>> {
     let mut found = Vec::new();

@@ -109,6 +109,12 @@ impl Cidr {
         self.0.addr().is_loopback()
     }
 
+    /// Its first address.
+    #[must_use]
+    pub fn first_address(&self) -> IpAddr {
+        self.0.network()
+    }
+
     /// The prefix's length.
     #[must_use]
     pub fn prefix_len(&self) -> u8 {

@@ -19,6 +19,12 @@ macro_rules! rule_ids {
             pub const fn as_str(self) -> &'static str {
                 match self { $(RuleId::$name => $text),* }
             }
+
+            /// What the clause means, as a sentence.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(RuleId::$name => $meaning),* }
+            }
         }
     };
 }

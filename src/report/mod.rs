@@ -1,12 +1,18 @@
 //! Answers: typed outcomes of the verbs, as text for people and JSON for programs. Strings out, nothing printed.
 
+mod drawn;
+mod explained;
 mod failure;
+mod matrix;
 mod outcome;
 mod planned;
 mod status;
 mod verified;
 
+pub use drawn::{Form, draw};
+pub use explained::{Explained, Explanation};
 pub use failure::Failure;
+pub use matrix::{Differences, Matrix};
 pub use outcome::{Applied, Cleaned, Confirmed};
 pub use planned::Planned;
 pub use status::{Counter, Status};

@@ -3,6 +3,7 @@
 mod apply;
 mod clean;
 mod confirm;
+mod explain;
 mod input;
 mod istio;
 mod plan;
@@ -33,6 +34,7 @@ pub fn main(words: Vec<OsString>, environment: &Environment) -> Answer {
     let json = asks_for_json(&words);
     let (verb, flags, explicit) = match cli::parse(words) {
         Parsed::Call { verb, flags, explicit } => (verb, flags, explicit),
+        Parsed::Explain { asked, flags } => return explain::main(&asked, flags, environment),
         Parsed::Istio(given) => return istio::main(&given, environment),
         Parsed::Answer(text) => return Answer { stdout: text, ..Answer::default() },
         Parsed::Misuse(text) if !json => return Answer { stderr: text, code: 64, ..Answer::default() },
@@ -94,6 +96,8 @@ fn answer(
             let settings = given.settings()?;
             Ok(verify::run(asked, None, &settings, environment)?.verdict(settings.output))
         }
+        // It has a way of its own.
+        Verb::Explain => Ok(Answer::default()),
         Verb::Confirm => {
             let settings = given.settings()?;
             Ok(confirm::run(&settings, environment)?.answer(settings.output))

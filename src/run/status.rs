@@ -133,6 +133,18 @@ fn clause(chain: &Chain, rule: &Rule, clauses: &Clauses<'_>) -> Option<RuleId> {
     recover::clause(rule).or(rule.id).or_else(same)
 }
 
+/// Gives each rule of ours the clause that it stands for.
+pub(super) fn annotate(rules: &mut RuleSet, wanted: &RuleSet) {
+    let clauses = clauses(wanted);
+    for chain in &mut rules.chains {
+        let found: Vec<Option<RuleId>> =
+            chain.rules.iter().map(|rule| clause(chain, rule, &clauses)).collect();
+        for (rule, id) in chain.rules.iter_mut().zip(found) {
+            rule.id = id;
+        }
+    }
+}
+
 /// Counters of our rules, summed per clause and family, in the order of the rules.
 fn counters(rules: &RuleSet, wanted: &RuleSet) -> Vec<Counter> {
     let clauses = clauses(wanted);

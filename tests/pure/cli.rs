@@ -1,6 +1,7 @@
 //! The program as a user calls it, without any privilege: what it takes, refuses and says, and on which stream.
 
 mod empty;
+mod explain;
 mod faults;
 mod files;
 mod hostile;

@@ -10,6 +10,33 @@ pub fn specs(rule: &Rule, family: Family) -> Vec<String> {
     spread(rule).iter().map(|rule| spec(rule, family)).collect()
 }
 
+/// `rule` in one line, for people: of a set only the first members.
+#[must_use]
+pub fn text(rule: &Rule, family: Family) -> String {
+    if let Some(seen) = &rule.seen {
+        return seen.spec.clone();
+    }
+    if let [only] = specs(rule, family).as_slice() {
+        return only.clone();
+    }
+    let words: Vec<String> = rule.matches.iter().map(condition_text).collect();
+    words.into_iter().chain(verdict(&rule.verdict, family)).collect::<Vec<_>>().join(" ")
+}
+
+/// A condition for people: of a set only the first members.
+#[must_use]
+pub fn condition_text(of: &Match) -> String {
+    const SHOWN: usize = 3;
+    let members = singles(&of.test);
+    let shown = members.iter().take(SHOWN);
+    let shown = shown.map(|test| condition(&Match { negated: of.negated, test: test.clone() }));
+    let shown = shown.collect::<Vec<_>>().join(if of.negated { " " } else { "|" });
+    match members.len().checked_sub(SHOWN) {
+        Some(more) if more > 0 => format!("{shown} (+{more} more)"),
+        Some(_) | None => shown,
+    }
+}
+
 /// `rule` as rules whose sets have one member each: what iptables has instead of sets.
 #[must_use]
 pub fn spread(rule: &Rule) -> Vec<Rule> {

@@ -28,7 +28,7 @@ fn request(args: &[&str]) -> Request {
         Parsed::Call { flags, .. } => {
             validate::request(&flags, &Facts::default(), Faults::default()).expect("a valid request")
         }
-        Parsed::Istio(_) => panic!("istio-iptables"),
+        Parsed::Istio(_) | Parsed::Explain { .. } => panic!("not a verb that makes rules"),
         Parsed::Answer(text) | Parsed::Misuse(text) => panic!("{text}"),
     }
 }
@@ -76,6 +76,26 @@ fn policy_of_a_pod() {
     let path = folder("json").join("policy-istio.json");
     let again = mesh_init(&["plan", "--config", path.to_str().unwrap(), "--output", "json"]).ok();
     assert_eq!(serde_json::from_str::<Value>(&again).unwrap(), plan);
+}
+
+#[test]
+fn explain() {
+    let call =
+        ["explain", "-p", "15001", "-u", "1337", "-d", "15090", "--output", "json", "in tcp 10.0.0.5:15090"];
+    assert_eq!(mesh_init(&call).ok(), golden("decision.json"));
+    let call = ["explain", "--diff", "-b 80 --ipv6 off", "-b 81 -o 25 --ipv6 off", "--output", "json"];
+    assert_eq!(mesh_init(&call).ok(), golden("difference.json"));
+    let call = ["explain", "--mode", "NONE", "--all", "--output", "json"];
+    let matrix: Value = serde_json::from_str(&mesh_init(&call).ok()).unwrap();
+    let form: Value = serde_json::from_str(&golden("matrix.json")).unwrap();
+    assert_eq!(
+        matrix.as_object().unwrap().keys().collect::<Vec<_>>(),
+        form.as_object().unwrap().keys().collect::<Vec<_>>()
+    );
+    assert_eq!(
+        (&matrix["policy"], &matrix["rows"][0], &matrix["notes"]),
+        (&form["policy"], &form["rows"][0], &form["notes"])
+    );
 }
 
 #[test]

@@ -1,0 +1,325 @@
+//! What `explain` says.
+
+use serde_json::{Map, Value, json};
+
+use super::{Report, lines};
+use crate::backend::iptables::render;
+use crate::eval::Conn;
+use crate::eval::decision::{Capture, Decision, Outcome, Place, Reason, Step, Tried, Way};
+use crate::policy::RuleId;
+use crate::rules::Chain;
+
+/// Answers to questions about connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explained {
+    /// The answers, in the order of the questions.
+    pub answers: Vec<Explanation>,
+    /// What is worth saying of where the rules come from.
+    pub notes: Vec<String>,
+}
+
+/// What becomes of one connection, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// The connection, as it can be typed.
+    pub conn: String,
+    /// What becomes of it.
+    pub outcome: Outcome,
+    /// The rule that says so.
+    pub by: Option<Deciding>,
+    /// The way there.
+    pub trail: Vec<Line>,
+}
+
+/// A rule that decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deciding {
+    /// Its table and chain.
+    pub chain: String,
+    /// Its number in the chain, counted from 1.
+    pub number: usize,
+    /// The rule.
+    pub rule: String,
+    /// The policy clause that it stands for.
+    pub clause: Option<RuleId>,
+    /// What brought the clause about: a flag, a variable, a key.
+    pub cause: Option<String>,
+}
+
+/// A step of the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Line {
+    /// A base chain is called.
+    Enter {
+        /// Its table and name.
+        chain: String,
+        /// Its priority.
+        priority: i32,
+    },
+    /// A base chain of the nat table is not called.
+    NotCalled {
+        /// Its table and name.
+        chain: String,
+        /// Why.
+        why: &'static str,
+    },
+    /// A rule is tried.
+    Rule {
+        /// Its table and chain.
+        chain: String,
+        /// Its number in the chain, counted from 1.
+        number: usize,
+        /// How deep in jumps it stands.
+        depth: usize,
+        /// The rule.
+        rule: String,
+        /// The clause that it stands for.
+        clause: Option<RuleId>,
+        /// Whether it is hit; `None` if that cannot be told.
+        hit: Option<bool>,
+        /// The condition that does not hold, or is not understood.
+        on: Option<String>,
+    },
+    /// A base chain ends with its policy.
+    Policy {
+        /// Its table and name.
+        chain: String,
+        /// Whether it accepts.
+        accepts: bool,
+    },
+    /// The packet goes on.
+    Way(String),
+}
+
+fn named(chain: &Chain) -> String {
+    format!("{} {}", chain.table, chain.name)
+}
+
+fn why(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NotFirst => "the connection's first packet has decided",
+        Reason::Translated => "the connection is translated already",
+        Reason::BeganHere => "the connection began here, and its destination was decided when it set out",
+        Reason::Invalid => "conntrack does not know the connection",
+    }
+}
+
+fn way(way: &Way) -> String {
+    match way {
+        Way::Back => "out over lo, and back in".to_owned(),
+        Way::Here(interface) => format!("to a socket of this host, from {interface}"),
+        Way::Forward => "forwarded to another host".to_owned(),
+        Way::Away(interface) => format!("to another host, by {interface}"),
+    }
+}
+
+impl Explanation {
+    /// From a decision about `conn`; `cause` tells what brought a clause about.
+    #[must_use]
+    pub fn of(conn: &Conn, decision: &Decision<'_>, cause: impl Fn(RuleId) -> Option<String>) -> Explanation {
+        let family = conn.family();
+        let deciding = |place: &Place<'_>| Deciding {
+            chain: named(place.chain),
+            number: place.index + 1,
+            rule: render::text(place.rule, family),
+            clause: place.rule.id,
+            cause: place.rule.id.and_then(&cause),
+        };
+        let line = |step: &Step<'_>| match step {
+            Step::Enter(chain) => Line::Enter {
+                chain: named(chain),
+                priority: chain.base.map(|base| base.priority).unwrap_or_default(),
+            },
+            Step::NotCalled(chain, reason) => Line::NotCalled { chain: named(chain), why: why(*reason) },
+            Step::Policy(chain) => {
+                Line::Policy { chain: named(chain), accepts: chain.base.is_none_or(|base| base.accepts) }
+            }
+            Step::Way(of) => Line::Way(way(of)),
+            Step::Try { place, depth, result } => {
+                let (hit, on) = match result {
+                    Tried::Hit => (Some(true), None),
+                    Tried::Miss(condition) => (Some(false), Some(render::condition_text(condition))),
+                    Tried::Either(condition) => (None, Some(render::condition_text(condition))),
+                    Tried::Unknown(_) => (None, None),
+                };
+                Line::Rule {
+                    chain: named(place.chain),
+                    number: place.index + 1,
+                    depth: *depth,
+                    rule: render::text(place.rule, family),
+                    clause: place.rule.id,
+                    hit,
+                    on,
+                }
+            }
+        };
+        Explanation {
+            conn: conn.to_string(),
+            outcome: decision.outcome.clone(),
+            by: decision.by.as_ref().map(deciding),
+            trail: decision.trail.iter().map(line).collect(),
+        }
+    }
+
+    /// What becomes of it, in a few words.
+    #[must_use]
+    pub fn verdict(&self) -> String {
+        match &self.outcome {
+            Outcome::Captured { port, by: Capture::Redirect } => format!("captured -> {port}"),
+            Outcome::Captured { port, by: Capture::Tproxy } => format!("captured -> {port} (TPROXY)"),
+            Outcome::Passed => "not captured".to_owned(),
+            Outcome::Translated(to) => format!("not captured, sent to {to} instead"),
+            Outcome::Dropped => "dropped".to_owned(),
+            Outcome::CannotTell => "cannot tell".to_owned(),
+        }
+    }
+
+    /// The reason, in a few words.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match (&self.by, &self.outcome) {
+            (Some(by), Outcome::CannotTell) => {
+                format!("because of {} rule {}: {}", by.chain, by.number, by.rule)
+            }
+            (Some(Deciding { clause: Some(clause), .. }), _) => format!("{}: {}", clause, clause.meaning()),
+            (Some(by), _) => format!("by {} rule {}: {}", by.chain, by.number, by.rule),
+            (None, Outcome::Dropped) => "by the policy of a chain".to_owned(),
+            (None, _) => {
+                let not_called = |line: &Line| match line {
+                    Line::NotCalled { why, .. } => Some(*why),
+                    Line::Enter { .. } | Line::Rule { .. } | Line::Policy { .. } | Line::Way(_) => None,
+                };
+                match self.trail.iter().find_map(not_called) {
+                    Some(why) => why.to_owned(),
+                    None => "no rule says anything of it".to_owned(),
+                }
+            }
+        }
+    }
+}
+
+impl Line {
+    fn text(&self) -> String {
+        match self {
+            Line::Enter { chain, priority } => format!("  {chain} (priority {priority})"),
+            Line::NotCalled { chain, why } => format!("  {chain}: not asked, {why}"),
+            Line::Rule { chain, number, depth, rule, hit, on, clause } => {
+                let indent = "  ".repeat(depth + 2);
+                let chain = chain.split(' ').nth(1).unwrap_or_default();
+                let said = match (hit, on) {
+                    (Some(true), _) => match clause {
+                        Some(clause) => format!("HIT {clause}"),
+                        None => "HIT".to_owned(),
+                    },
+                    (Some(false), Some(on)) => format!("no: {on}"),
+                    (None, Some(on)) => format!("cannot tell: {on}"),
+                    (_, None) => "cannot tell: the target".to_owned(),
+                };
+                let at = if *depth == 0 { number.to_string() } else { format!("{chain} {number}") };
+                let first = format!("{indent}{at} {rule}");
+                // Both in a line of a terminal, else one below the other.
+                const WIDTH: usize = 80;
+                match first.chars().count() + said.chars().count() + 2 <= WIDTH {
+                    true => format!("{first}  {said}"),
+                    false => format!("{first}\n{indent}  {said}"),
+                }
+            }
+            Line::Policy { chain, accepts } => {
+                let does = if *accepts { "lets it through" } else { "drops it" };
+                format!("    end of {chain}: {does}")
+            }
+            Line::Way(way) => format!("  -> {way}"),
+        }
+    }
+
+    fn json(&self) -> Value {
+        match self {
+            Line::Enter { chain, priority } => {
+                json!({ "step": "chain", "chain": chain, "priority": priority })
+            }
+            Line::NotCalled { chain, why } => json!({ "step": "notCalled", "chain": chain, "why": why }),
+            Line::Rule { chain, number, depth, rule, clause, hit, on } => {
+                let mut value = Map::new();
+                value.insert("step".into(), "rule".into());
+                value.insert("chain".into(), chain.as_str().into());
+                value.insert("number".into(), (*number).into());
+                value.insert("depth".into(), (*depth).into());
+                value.insert("rule".into(), rule.as_str().into());
+                if let Some(clause) = clause {
+                    value.insert("clause".into(), clause.as_str().into());
+                }
+                value.insert("hit".into(), hit.map_or(Value::Null, Value::from));
+                if let Some(on) = on {
+                    value.insert("on".into(), on.as_str().into());
+                }
+                Value::Object(value)
+            }
+            Line::Policy { chain, accepts } => {
+                json!({ "step": "policy", "chain": chain, "accepts": accepts })
+            }
+            Line::Way(way) => json!({ "step": "way", "to": way }),
+        }
+    }
+}
+
+/// The outcome's words for programs.
+#[must_use]
+pub(super) fn outcome(outcome: &Outcome) -> Value {
+    match outcome {
+        Outcome::Captured { port, by } => {
+            let by = if *by == Capture::Redirect { "REDIRECT" } else { "TPROXY" };
+            json!({ "verdict": "captured", "port": port.number(), "by": by })
+        }
+        Outcome::Passed => json!({ "verdict": "not captured" }),
+        Outcome::Translated(to) => json!({ "verdict": "translated", "to": to.to_string() }),
+        Outcome::Dropped => json!({ "verdict": "dropped" }),
+        Outcome::CannotTell => json!({ "verdict": "cannot tell" }),
+    }
+}
+
+impl Report for Explained {
+    fn text(&self) -> String {
+        let mut all = Vec::new();
+        for (index, answer) in self.answers.iter().enumerate() {
+            if index > 0 {
+                all.push(String::new());
+            }
+            all.push(format!("{}: {}", answer.verdict(), answer.conn));
+            all.push(format!("  {}", answer.reason()));
+            if let Some(by) = &answer.by {
+                all.extend(by.cause.as_ref().map(|cause| format!("  because of {cause}")));
+                if by.clause.is_some() {
+                    all.push(format!("  {} rule {}: {}", by.chain, by.number, by.rule));
+                }
+            }
+            all.push(String::new());
+            all.extend(answer.trail.iter().map(Line::text));
+        }
+        all.extend(self.notes.iter().map(|note| format!("note: {note}")));
+        lines(all)
+    }
+
+    fn json(&self) -> Value {
+        let answer = |answer: &Explanation| {
+            let by = answer.by.as_ref().map(|by| {
+                let clause = by.clause.map(RuleId::as_str);
+                let meaning = by.clause.map(RuleId::meaning);
+                json!({
+                    "clause": clause, "meaning": meaning, "cause": by.cause,
+                    "chain": by.chain, "number": by.number, "rule": by.rule,
+                })
+            });
+            json!({
+                "connection": answer.conn,
+                "outcome": outcome(&answer.outcome),
+                "by": by,
+                "trail": answer.trail.iter().map(Line::json).collect::<Vec<_>>(),
+            })
+        };
+        json!({
+            "schema": "mesh-init/decision/v1",
+            "answers": self.answers.iter().map(answer).collect::<Vec<_>>(),
+            "notes": self.notes,
+        })
+    }
+}

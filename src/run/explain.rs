@@ -1,0 +1,253 @@
+//! `explain`: what becomes of connections, and by which rule.
+
+use std::collections::BTreeSet;
+
+use super::{Environment, input, status};
+use crate::backend::Observed;
+use crate::backend::claim::Claim;
+use crate::cli::{self, Asked, Parsed, Verb};
+use crate::error::{Class, Error};
+use crate::eval;
+use crate::eval::{Conn, typical::typical};
+use crate::host::{namespace, observe};
+use crate::input::{Faults, Key, Origin, Raw};
+use crate::policy::cause::cause;
+use crate::policy::settings::{Settings, Variant};
+use crate::policy::validate::{self, Request};
+use crate::policy::{CapturePolicy, Facts, Families, Family, Ipv6};
+use crate::report::{Answer, Differences, Explained, Explanation, Failure, Form, Matrix, Report, draw};
+use crate::rules::RuleSet;
+use crate::rules::compile::compile;
+
+/// Rules to judge by, and what is known of them.
+struct Rules {
+    sets: Vec<RuleSet>,
+    policy: Option<CapturePolicy>,
+    families: Families,
+    /// What was given, to say what brought a clause about; nothing is known of rules that are here already.
+    given: Option<Raw>,
+    notes: Vec<String>,
+}
+
+impl Rules {
+    fn explain(&self, conn: &Conn) -> Explanation {
+        let sets: Vec<&RuleSet> = self.sets.iter().collect();
+        Explanation::of(conn, &eval::evaluate(&sets, conn), |id| {
+            self.given.as_ref().and_then(|given| cause(id, given))
+        })
+    }
+}
+
+pub(super) fn main(asked: &Asked, flags: Raw, environment: &Environment) -> Answer {
+    let mut given = input::gather(Verb::Explain, flags, environment);
+    let form = form(&mut given.raw);
+    let output = given.output();
+    answer(asked, form, given, environment).unwrap_or_else(|failure| failure.answer(output))
+}
+
+/// Drawings are forms of the answer that `explain` alone has.
+fn form(raw: &mut Raw) -> Option<Form> {
+    let given = raw.first(Key::Output)?;
+    let form = match given.text.to_ascii_lowercase().as_str() {
+        "mermaid" => Form::Mermaid,
+        "svg" => Form::Svg,
+        "dot" => Form::Dot,
+        _ => return None,
+    };
+    // A second one stays, to be told.
+    if raw.get(Key::Output).is_some_and(|given| given.len() == 1) {
+        raw.remove(Key::Output);
+    }
+    Some(form)
+}
+
+fn answer(
+    asked: &Asked,
+    form: Option<Form>,
+    mut given: input::Given,
+    environment: &Environment,
+) -> Result<Answer, Failure> {
+    if asked.connections.is_empty() && !asked.all && asked.diff.is_empty() {
+        let remedy = "give one such as `out tcp uid=1000 10.1.2.3:80`, or --all, or --diff A B";
+        given.faults.whole("no connection is asked about", remedy);
+    }
+    if form.is_some() && asked.connections.is_empty() {
+        given.faults.whole("there is no way to draw", "ask about connections, or leave out --output");
+    }
+    let mut conns = Vec::new();
+    for text in &asked.connections {
+        match text.parse::<Conn>() {
+            Ok(conn) => conns.push(conn),
+            Err(why) => {
+                let problem = format!("connection {}: {why}", crate::input::fault::quote(text));
+                given.faults.whole(problem, "see docs/explain.md");
+            }
+        }
+    }
+    if let [one, other] = asked.diff.as_slice() {
+        return diff([one, other], given);
+    }
+    if asked.live {
+        let says = |key: Key| crate::input::options::option(key).part == crate::input::options::Part::Policy;
+        let policy = given.raw.keys().find(|key| says(*key));
+        if let Some(given_too) = policy.and_then(|key| given.raw.first(key)).cloned() {
+            let remedy = "leave it out, or --live: then the rules are those that the options would make";
+            given.faults.option(&given_too, "says nothing of the rules that are here", remedy);
+        }
+    }
+    let (rules, settings) = match asked.live {
+        true => {
+            let settings = given.settings()?;
+            (live(&settings, environment)?, settings)
+        }
+        false => {
+            let raw = given.raw.clone();
+            let request = given.request()?;
+            let settings = request.settings.clone();
+            (wanted(&request, raw), settings)
+        }
+    };
+    if asked.all {
+        return Ok(matrix(&rules)?.answer(settings.output));
+    }
+    let answers = conns.iter().map(|conn| rules.explain(conn)).collect();
+    let explained = Explained { answers, notes: rules.notes };
+    Ok(match form {
+        Some(form) => Answer { stdout: draw(&explained, form), ..Answer::default() },
+        None => explained.answer(settings.output),
+    })
+}
+
+/// The rules that the options would make.
+fn wanted(request: &Request, given: Raw) -> Rules {
+    let families = match request.policy.ipv6 {
+        Ipv6::Off => Families::V4,
+        Ipv6::On | Ipv6::Auto => Families::Both,
+    };
+    Rules {
+        sets: vec![compile(&request.policy, request.layout, families)],
+        policy: Some(request.policy.clone()),
+        families: Families::Both,
+        given: Some(given),
+        notes: Vec::new(),
+    }
+}
+
+/// The rules that are here, whoever made them.
+fn live(settings: &Settings, environment: &Environment) -> crate::error::Result<Rules> {
+    namespace::enter(settings, false)?;
+    let machine = super::machine(settings, environment);
+    let look = observe::look(&machine)?;
+    let mut notes: Vec<String> = look
+        .unreadable
+        .iter()
+        .map(|(variant, family, why)| format!("{family} rules of {variant} are here and do not count: {why}"))
+        .collect();
+    let native = observe::native()?;
+    if !native.is_empty() {
+        let names = crate::policy::list(native);
+        notes.push(format!("tables that nft made are here and do not count: {names}"));
+    }
+    let mut policy = None;
+    let mut sets = Vec::new();
+    for variant in Variant::ALL {
+        let (set, found) = annotated(&look.observed, variant);
+        policy = policy.or(found);
+        if !set.chains.is_empty() {
+            sets.push(set);
+        }
+    }
+    let routing = look.observed.routing.iter().map(|present| present.what).collect();
+    sets.push(RuleSet { chains: Vec::new(), routing });
+    let families = if look.observed.ipv6 { Families::Both } else { Families::V4 };
+    Ok(Rules { sets, policy, families, given: None, notes })
+}
+
+/// The rules of `variant`, each of ours with the clause that it stands for.
+fn annotated(observed: &Observed, variant: Variant) -> (RuleSet, Option<CapturePolicy>) {
+    let rules = observed.of(variant);
+    let families = match rules.chains.iter().any(|chain| chain.family == Family::V6) {
+        true => Families::Both,
+        false => Families::V4,
+    };
+    let Some((request, _)) = status::policy_of(&rules, variant, families, observed) else {
+        return (rules, None);
+    };
+    let wanted = compile(&request.policy, request.layout, families);
+    let claim = Claim { named: wanted.clone(), all: false };
+    let mut rules = Observed { claim, ..observed.clone() }.of(variant);
+    status::annotate(&mut rules, &wanted);
+    (rules, Some(request.policy))
+}
+
+fn matrix(rules: &Rules) -> Result<Matrix, Failure> {
+    let policy = match &rules.policy {
+        Some(policy) => policy.clone(),
+        // Kinds that every policy has.
+        None => validate::request(&Raw::default(), &Facts::default(), Faults::default())?.policy,
+    };
+    let rows = typical(&policy, rules.families).into_iter();
+    Ok(Matrix {
+        policy: rules.policy.as_ref().map(ToString::to_string),
+        rows: rows.map(|typical| (typical.kind, rules.explain(&typical.conn))).collect(),
+        notes: rules.notes.clone(),
+    })
+}
+
+/// What two policies decide differently, on connections of every kind that either has.
+fn diff(texts: [&String; 2], given: input::Given) -> Result<Answer, Failure> {
+    if given.raw.keys().any(|key| key != Key::Output) {
+        let mut faults = given.faults;
+        faults.whole(
+            "--diff takes its policies from A and B alone",
+            "put the other flags into A or B, in quotes",
+        );
+        return Err(faults.into());
+    }
+    let settings = given.settings()?;
+    let [one, other] = [policy(texts[0])?, policy(texts[1])?];
+    let mut rows: Vec<(String, [Explanation; 2])> = Vec::new();
+    let mut compared = BTreeSet::new();
+    for rules in [&one, &other] {
+        let Some(policy) = &rules.policy else { continue };
+        for typical in typical(policy, Families::Both) {
+            if !compared.insert(typical.conn.to_string()) {
+                continue;
+            }
+            let both = [one.explain(&typical.conn), other.explain(&typical.conn)];
+            if both[0].outcome != both[1].outcome {
+                rows.push((typical.kind, both));
+            }
+        }
+    }
+    let policies =
+        [&one, &other].map(|rules| rules.policy.as_ref().map(ToString::to_string).unwrap_or_default());
+    Ok(Differences { policies, compared: compared.len(), rows }.answer(settings.output))
+}
+
+/// The rules of a policy file, or of flags in one text.
+fn policy(text: &str) -> Result<Rules, Failure> {
+    let misused = |why: String| {
+        let error = Error::new(Class::Usage, format!("--diff {}: {why}", crate::input::fault::quote(text)));
+        Failure::from(error.remedy("give a policy file, or the flags of a policy in quotes"))
+    };
+    let flags = if text.trim_start().starts_with('-') || text.trim().is_empty() {
+        let words = ["mesh-init", "plan"].into_iter().chain(text.split_whitespace());
+        match cli::parse(words.map(Into::into)) {
+            Parsed::Call { flags, .. } => flags,
+            Parsed::Misuse(why) => return Err(misused(why.lines().next().unwrap_or_default().to_owned())),
+            Parsed::Explain { .. } | Parsed::Istio(_) | Parsed::Answer(_) => {
+                return Err(misused("is no policy".into()));
+            }
+        }
+    } else {
+        let mut flags = Raw::default();
+        let is_env = std::path::Path::new(text).extension().is_some_and(|of| of.eq_ignore_ascii_case("env"));
+        let key = if is_env { Key::EnvFile } else { Key::Config };
+        flags.push(key, text, Origin::Flag("diff"));
+        flags
+    };
+    let given = input::gather(Verb::Plan { live: false }, flags, &[]);
+    let raw = given.raw.clone();
+    Ok(wanted(&given.request()?, raw))
+}
