@@ -18,7 +18,7 @@ prepare() {
     need_root
     need_packages iptables=iptables ip=iproute2 nft=nftables setpriv=util-linux cc=gcc \
         /usr/include/linux/netfilter_ipv4.h=linux-libc-dev /usr/include/stdio.h=libc6-dev \
-        shellcheck=shellcheck /etc/ssl/certs/ca-certificates.crt=ca-certificates
+        conntrack=conntrack shellcheck=shellcheck /etc/ssl/certs/ca-certificates.crt=ca-certificates
     need_rust
     cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
     cargo clippy --version >/dev/null 2>&1 || rustup component add clippy

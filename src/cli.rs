@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use clap::builder::ValueParser;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::input::istio::{FLAGS, Shape};
 use crate::input::options::{Key, Kind, OPTIONS, Part, option};
@@ -27,6 +27,13 @@ pub enum Verb {
     Confirm,
     /// Say what would become of connections, and why.
     Explain,
+    /// Show how often each clause decides, again and again.
+    Watch {
+        /// Seconds between two looks.
+        interval: u16,
+        /// After how many looks to end; never if `None`.
+        count: Option<u32>,
+    },
     /// Say whether capture holds.
     Verify {
         /// Nothing may be left untried.
@@ -46,7 +53,7 @@ impl Verb {
             Verb::Apply | Verb::Plan { .. } | Verb::Verify { .. } | Verb::Explain => {
                 &[Part::Policy, Part::Making, Part::Looking]
             }
-            Verb::Status | Verb::Clean | Verb::Confirm => &[Part::Looking],
+            Verb::Status | Verb::Clean | Verb::Confirm | Verb::Watch { .. } => &[Part::Looking],
         }
     }
 }
@@ -159,6 +166,16 @@ fn command() -> Command {
     let verb = |name: &'static str, about: &'static str| Command::new(name).about(about);
     let rules = |command: Command| command.args(arguments(Verb::Apply.parts()));
     let looks = |command: Command| command.args(arguments(Verb::Status.parts()));
+    let watches = |command: Command| {
+        let number = |id: &'static str, value: &'static str, help: &'static str| {
+            Arg::new(id).long(id).value_name(value).help(help)
+        };
+        let seconds = value_parser!(u16).range(1..=3600);
+        command
+            .args(arguments(Verb::Status.parts()))
+            .arg(number("interval", "SECONDS", "between two looks [default: 1]").value_parser(seconds))
+            .arg(number("count", "N", "end after N looks").value_parser(value_parser!(u32).range(1..)))
+    };
     let live = |command: Command| {
         let help = "what apply would send now, by the state of this machine";
         command
@@ -219,6 +236,7 @@ fn command() -> Command {
         .subcommand(verb("clean", "Take everything of ours away").defer(looks))
         .subcommand(verb("verify", "Say whether capture holds, by trying it; exit 126 if not").defer(tries))
         .subcommand(verb("explain", "Say what becomes of a connection, and by which rule").defer(explains))
+        .subcommand(verb("watch", "Show how often each clause decides, again and again").defer(watches))
         .subcommand(verb("confirm", "Keep what was applied with --confirm-within").defer(looks))
 }
 
@@ -366,6 +384,10 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
         }
         Some(("explain", matches)) => return parse_explain(matches),
         Some(("confirm", matches)) => (Verb::Confirm, matches, true),
+        Some(("watch", matches)) => {
+            let interval = matches.get_one("interval").copied().unwrap_or(1);
+            (Verb::Watch { interval, count: matches.get_one("count").copied() }, matches, true)
+        }
         Some((_, matches)) => (Verb::Apply, matches, true),
     };
     Parsed::Call { verb, flags: flags::parse(verb.parts(), |long| given(matches, long)), explicit }

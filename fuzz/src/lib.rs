@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use mesh_init::backend::iptables::transcript::transcript;
 use mesh_init::backend::iptables::{parse, render};
+use mesh_init::backend::nftables::{Options, create, decode, normal, table as nftables_table};
 use mesh_init::backend::{Observed, plan};
 use mesh_init::cli::{self, Istio, Parsed, Verb};
 use mesh_init::eval::{Conn, Outcome, evaluate, sockets};
@@ -24,7 +25,7 @@ use mesh_init::policy::validate::{self, Request};
 use mesh_init::policy::{Facts, Families, Family, Layout, json};
 use mesh_init::report::{Explained, Explanation, Form, Report, draw};
 use mesh_init::rules::compile::compile;
-use mesh_init::rules::{Protocol, RuleSet, Test, Verdict};
+use mesh_init::rules::{Chain, Protocol, RuleSet, Test, Verdict};
 
 /// The most that all that is said about bad input may take: a megabyte that was given is not given back.
 const TOLD: usize = 64 << 10;
@@ -33,13 +34,14 @@ const TOLD: usize = 64 << 10;
 pub type Body = fn(&[u8]);
 
 /// The bodies by the names of their targets, which are also the names of the folders of seeds.
-pub const TARGETS: [(&str, Body); 6] = [
+pub const TARGETS: [(&str, Body); 7] = [
     ("flags", flags),
     ("istio_iptables", istio_iptables),
     ("env_file", env_file),
     ("config", config),
     ("iptables_save", iptables_save),
     ("connection", connection),
+    ("nftables", nftables),
 ];
 
 /// A command line, its words separated by NUL.
@@ -49,7 +51,9 @@ pub fn flags(data: &[u8]) {
         Parsed::Call { verb: Verb::Apply | Verb::Plan { .. } | Verb::Verify { .. }, flags, .. } => {
             judge(&flags, Faults::default());
         }
-        Parsed::Call { verb: Verb::Status | Verb::Clean | Verb::Confirm, flags, .. } => {
+        Parsed::Call {
+            verb: Verb::Status | Verb::Clean | Verb::Confirm | Verb::Watch { .. }, flags, ..
+        } => {
             if let Err(faults) = validate::settings(&flags, Faults::default()) {
                 told(&faults);
             }
@@ -195,6 +199,25 @@ pub fn iptables_save(data: &[u8]) {
         for line in step.text.lines().filter_map(|line| line.strip_prefix("-D ")) {
             assert!(text.contains(line), "{line:?} was not read anywhere");
         }
+    }
+}
+
+/// What the kernel answers of nf_tables, or somebody in its place.
+pub fn nftables(data: &[u8]) {
+    let read = decode(data);
+    let rules = read.rules.chains.iter().flat_map(|chain| &chain.rules);
+    for rule in rules {
+        let spec = rule.seen.as_ref().map_or("", |seen| seen.spec.as_str());
+        assert!(spec.len() <= TOLD, "a rule is told in {} bytes", spec.len());
+    }
+    assert_eq!(read.handles.len(), read.rules.chains.len(), "each chain has its handles");
+    let ours = |chain: &&Chain| chain.table == nftables_table();
+    let chains = read.rules.chains.iter().filter(ours).cloned().collect();
+    let again = RuleSet { chains, ..RuleSet::default() };
+    // What of ours is understood is written as what is read as the same.
+    if let Ok(bytes) = create(&again, Options { maps: Some(2) }).and_then(|batch| batch.bytes(None)) {
+        let unseen = |rules: &RuleSet| normal(rules).chains;
+        assert_eq!(unseen(&decode(&bytes).rules), unseen(&again), "written and read");
     }
 }
 

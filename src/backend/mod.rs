@@ -3,6 +3,7 @@
 pub mod choose;
 pub mod claim;
 pub mod iptables;
+pub mod nftables;
 pub mod observed;
 pub mod ownership;
 pub mod plan;

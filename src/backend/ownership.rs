@@ -5,7 +5,8 @@
 
 use super::claim;
 use crate::policy::RuleId;
-use crate::rules::{Chain, Protocol, Rule, RuleSet, Test, Verdict};
+use crate::rules::compile::native;
+use crate::rules::{Chain, Protocol, Rule, RuleSet, Table, Test, Verdict};
 
 /// The chain names of istio-iptables and proxy_init through their history, which our layouts use too.
 const OUR_CHAINS: &[&str] = &[
@@ -60,10 +61,28 @@ pub fn is_our_rule(rule: &Rule) -> bool {
     rule.id.is_some() || is_our_target(rule) || rule.comment.as_deref().and_then(RuleId::of_comment).is_some()
 }
 
+/// Whether a table is nft's own and ours.
+#[must_use]
+pub fn is_our_table(table: &Table) -> bool {
+    matches!(table, Table::Other(name) if name == native::TABLE)
+}
+
+/// Whether a chain is wholly ours.
+fn is_ours(chain: &Chain) -> bool {
+    is_our_chain(&chain.name) || is_our_table(&chain.table)
+}
+
 /// Whether anything of ours is in `rules`.
 #[must_use]
 pub fn holds_ours(rules: &RuleSet) -> bool {
-    rules.chains.iter().any(|chain| is_our_chain(&chain.name) || chain.rules.iter().any(is_our_rule))
+    rules.chains.iter().any(|chain| is_ours(chain) || chain.rules.iter().any(is_our_rule))
+}
+
+/// What of `rules` stands in our own tables of nftables.
+#[must_use]
+pub fn native_part(rules: &RuleSet) -> RuleSet {
+    let chains = rules.chains.iter().filter(|chain| is_our_table(&chain.table)).cloned().collect();
+    RuleSet { chains, routing: Vec::new() }
 }
 
 fn chain_of<'a>(rules: &'a RuleSet, names: &[&str]) -> Option<&'a Chain> {
@@ -91,7 +110,7 @@ pub struct Ahead {
 pub fn ahead(rules: &RuleSet) -> Vec<Ahead> {
     let mut found = Vec::new();
     let ours = holds_ours(rules);
-    for chain in rules.chains.iter().filter(|chain| chain.base.is_some() && !is_our_chain(&chain.name)) {
+    for chain in rules.chains.iter().filter(|chain| chain.base.is_some() && !is_ours(chain)) {
         let hook = claim::hook(chain);
         let before = hook.unwrap_or(if ours { chain.rules.len() } else { 0 });
         for rule in chain.rules.iter().take(before).filter(|rule| !is_our_rule(rule)) {

@@ -9,10 +9,11 @@ use std::fmt;
 use super::Observed;
 use super::iptables::diff::{self, Ours};
 use super::observed::Present;
-use super::ownership;
+use super::{nftables, ownership};
 use crate::policy::Family;
 use crate::policy::settings::Variant;
-use crate::rules::{Routing, RuleSet, Table, Verdict};
+use crate::rules::compile::native;
+use crate::rules::{Chain, Routing, RuleSet, Table, Verdict};
 
 /// One transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +41,27 @@ impl fmt::Display for Restore {
 pub struct Stage {
     /// What the stage is for.
     pub purpose: Purpose,
-    /// Its transactions.
+    /// Its transactions of the two iptables.
     pub steps: Vec<Restore>,
+    /// Its change of our tables of nftables.
+    pub native: Option<Switch>,
+}
+
+/// A change of our tables of nftables, in as many batches as it takes to do it without a gap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Switch {
+    /// What is there.
+    pub from: RuleSet,
+    /// What is to be there.
+    pub to: RuleSet,
+}
+
+impl fmt::Display for Switch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |family| [&self.from, &self.to].iter().any(|rules| !rules.tables(family).is_empty());
+        let families = Family::both().filter(|family| of(*family));
+        write!(f, "{}: table {} of {}", crate::policy::list(families), native::TABLE, Variant::Native)
+    }
 }
 
 /// What a stage is for.
@@ -77,12 +97,16 @@ impl Plan {
     #[must_use]
     pub fn changes(&self) -> Vec<String> {
         let routes = self.routes.iter().chain(&self.unroutes);
-        let mut changes: Vec<String> = self.steps().map(ToString::to_string).collect();
+        let mut changes = Vec::new();
+        for stage in &self.stages {
+            changes.extend(stage.steps.iter().map(ToString::to_string));
+            changes.extend(stage.native.iter().map(ToString::to_string));
+        }
         changes.extend(routes.map(|present| present.what.to_string()));
         changes
     }
 
-    /// All transactions, in order.
+    /// All transactions of the two iptables, in order.
     pub fn steps(&self) -> impl Iterator<Item = &Restore> {
         self.stages.iter().flat_map(|stage| &stage.steps)
     }
@@ -94,7 +118,7 @@ impl Plan {
 pub fn plan(wanted: &RuleSet, target: Variant, observed: &Observed) -> Plan {
     let mut make = Vec::new();
     let mut remove = Vec::new();
-    for variant in Variant::ALL {
+    for variant in Variant::IPTABLES {
         let have = observed.of(variant);
         let nothing = RuleSet::default();
         let want = if variant == target { wanted } else { &nothing };
@@ -109,9 +133,11 @@ pub fn plan(wanted: &RuleSet, target: Variant, observed: &Observed) -> Plan {
         true => without_saving(&mut make, wanted, target, observed),
         false => Vec::new(),
     };
+    let want = if target == Variant::Native { ownership::native_part(wanted) } else { RuleSet::default() };
+    let native = switch(ownership::native_part(&observed.of(Variant::Native)), want);
     Plan {
         routes: missing(wanted, observed).collect(),
-        stages: stages(before, make, remove),
+        stages: stages(before, make, remove, native),
         unroutes: surplus(wanted, observed).collect(),
     }
 }
@@ -120,7 +146,7 @@ pub fn plan(wanted: &RuleSet, target: Variant, observed: &Observed) -> Plan {
 #[must_use]
 pub fn back(before: &Observed, now: &Observed) -> Plan {
     let (mut make, mut remove) = (Vec::new(), Vec::new());
-    for variant in Variant::ALL {
+    for variant in Variant::IPTABLES {
         let (had, have) = (before.of(variant), now.of(variant));
         for family in Family::both() {
             let mut tables = had.tables(family);
@@ -149,17 +175,52 @@ pub fn back(before: &Observed, now: &Observed) -> Plan {
     let made = |present: &Present| present.ours || present.what == Routing::PassthroughAddress;
     let unroutes = now.our_routing(&nothing).into_iter();
     let unroutes = unroutes.filter(|present| made(present) && lacks(before, present.what)).collect();
-    Plan { routes, stages: stages(Vec::new(), make, remove), unroutes }
+    let of = |observed: &Observed| ownership::native_part(&observed.of(Variant::Native));
+    let native = switch(of(now), of(before));
+    Plan { routes, stages: stages(Vec::new(), make, remove, native), unroutes }
+}
+
+/// The change of our tables of nftables, if there is any.
+fn switch(from: RuleSet, to: RuleSet) -> Option<Switch> {
+    (!same_native(&from, &to)).then_some(Switch { from, to })
+}
+
+/// Whether our tables of nftables hold the same.
+#[must_use]
+pub fn same_native(one: &RuleSet, other: &RuleSet) -> bool {
+    let (one, other) = (nftables::normal(one), nftables::normal(other));
+    one.chains.len() == other.chains.len()
+        && one.chains.iter().all(|chain| {
+            let same_rules = |of: &Chain| {
+                of.rules.len() == chain.rules.len()
+                    && of.rules.iter().zip(&chain.rules).all(|(one, other)| one.same(other))
+            };
+            let there = other.chain(chain.family, &chain.table, &chain.name);
+            there.is_some_and(|there| there.base == chain.base && same_rules(there))
+        })
 }
 
 /// `before` is empty, or all of the making that comes before the removal; `make` then is what comes after it.
-fn stages(before: Vec<Restore>, make: Vec<Restore>, remove: Vec<Restore>) -> Vec<Stage> {
-    let stages = match before.is_empty() {
-        true => vec![(Purpose::Make, make), (Purpose::Remove, remove)],
-        false => vec![(Purpose::Prepare, before), (Purpose::Remove, remove), (Purpose::Make, make)],
+fn stages(
+    before: Vec<Restore>,
+    make: Vec<Restore>,
+    remove: Vec<Restore>,
+    native: Option<Switch>,
+) -> Vec<Stage> {
+    let (removed, made) = native.into_iter().partition::<Vec<_>, _>(|switch| switch.to.chains.is_empty());
+    let (mut removed, mut made) = (removed.into_iter(), made.into_iter());
+    let mut stage = |purpose, steps| {
+        let native = if purpose == Purpose::Remove { removed.next() } else { made.next() };
+        Stage { purpose, steps, native }
     };
-    let stages = stages.into_iter().filter(|(_, steps)| !steps.is_empty());
-    stages.map(|(purpose, steps)| Stage { purpose, steps }).collect()
+    let stages = match before.is_empty() {
+        true => vec![stage(Purpose::Make, make), stage(Purpose::Remove, remove)],
+        false => {
+            let prepared = Stage { purpose: Purpose::Prepare, steps: before, native: None };
+            vec![prepared, stage(Purpose::Remove, remove), stage(Purpose::Make, make)]
+        }
+    };
+    stages.into_iter().filter(|stage| !stage.steps.is_empty() || stage.native.is_some()).collect()
 }
 
 /// Whether TPROXY moves from one iptables to the other.
@@ -168,8 +229,11 @@ fn moves_tproxy(wanted: &RuleSet, target: Variant, observed: &Observed) -> bool 
         let rules = rules.chains.iter().flat_map(|chain| &chain.rules);
         rules.into_iter().any(|rule| matches!(rule.verdict, Verdict::Tproxy { .. }))
     };
+    // Where nftables has it, only what comes over lo is saved.
     let others = Variant::ALL.into_iter().filter(|variant| *variant != target);
-    captures(wanted) && others.into_iter().any(|other| captures(&observed.of(other)))
+    target != Variant::Native
+        && captures(wanted)
+        && others.into_iter().any(|other| captures(&observed.of(other)))
 }
 
 /// While both iptables have TPROXY, the second sees packets that the first has marked, and would give their
@@ -237,7 +301,7 @@ fn surplus<'a>(wanted: &'a RuleSet, observed: &Observed) -> impl Iterator<Item =
 #[must_use]
 pub fn differences(wanted: &RuleSet, target: Variant, observed: &Observed) -> Vec<(Purpose, String)> {
     let mut differences = Vec::new();
-    for variant in Variant::ALL {
+    for variant in Variant::IPTABLES {
         let nothing = RuleSet::default();
         let want = if variant == target { wanted } else { &nothing };
         each_table(want, &observed.of(variant), |family, table, want, have| {
@@ -246,6 +310,20 @@ pub fn differences(wanted: &RuleSet, target: Variant, observed: &Observed) -> Ve
                 differences.push((purpose, format!("{family}: table {table} of {variant}")));
             }
         });
+    }
+    let have = ownership::native_part(&observed.of(Variant::Native));
+    let want = if target == Variant::Native { ownership::native_part(wanted) } else { RuleSet::default() };
+    for family in Family::both() {
+        let of = |rules: &RuleSet| RuleSet {
+            chains: rules.chains.iter().filter(|chain| chain.family == family).cloned().collect(),
+            routing: Vec::new(),
+        };
+        let (have, want) = (of(&have), of(&want));
+        if !same_native(&have, &want) {
+            let purpose = if want.chains.is_empty() { Purpose::Remove } else { Purpose::Make };
+            let what = format!("{family}: table {} of {}", native::TABLE, Variant::Native);
+            differences.push((purpose, what));
+        }
     }
     differences.extend(missing(wanted, observed).map(|present| (Purpose::Make, present.what.to_string())));
     differences.extend(surplus(wanted, observed).map(|present| (Purpose::Remove, present.what.to_string())));
@@ -262,8 +340,9 @@ pub fn same_ours(one: &Observed, other: &Observed) -> bool {
         routing.sort();
         routing
     };
-    let mut same = routing(one) == routing(other);
-    for variant in Variant::ALL {
+    let of = |observed: &Observed| ownership::native_part(&observed.of(Variant::Native));
+    let mut same = routing(one) == routing(other) && same_native(&of(one), &of(other));
+    for variant in Variant::IPTABLES {
         let (one, other) = (one.of(variant), other.of(variant));
         for family in Family::both() {
             let tables = one.tables(family).into_iter().chain(other.tables(family));

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::machine::{self, Machine};
-use super::{observe, routing};
+use super::{native, observe, routing};
 use crate::backend::observed::Present;
-use crate::backend::plan::{self, Purpose, Restore};
+use crate::backend::plan::{self, Purpose, Restore, Switch};
 use crate::backend::{Observed, Plan, Stage};
 use crate::error::{Class, Error, Result};
 use crate::policy::Family;
@@ -14,10 +14,16 @@ use crate::sys::exec::{Ending, Outcome, Program};
 
 /// A step that was committed, or may have been.
 struct Done<'a> {
-    step: &'a Restore,
+    step: Step<'a>,
     purpose: Purpose,
     /// Its program said so; else it was killed at an unknown point.
     sure: bool,
+}
+
+/// A step, of whichever kind.
+enum Step<'a> {
+    Restore(&'a Restore),
+    Native(&'a Switch),
 }
 
 /// Runs `plan`. Each family of each variant that a stage touches is read back right after its last transaction,
@@ -70,6 +76,12 @@ fn run_stage<'a>(
     observed: &mut Observed,
     done: &mut Vec<Done<'a>>,
 ) -> Result<()> {
+    if let Some(switch) = &stage.native {
+        // It takes itself back whole or in part by what it finds, so it is no matter how far it came.
+        done.push(Done { step: Step::Native(switch), purpose: stage.purpose, sure: true });
+        native::change(&switch.to)?;
+        observed.rules.insert(Variant::Native, native::read()?);
+    }
     let mut steps_of: BTreeMap<(Variant, Family), Vec<&Restore>> = BTreeMap::new();
     for step in &stage.steps {
         steps_of.entry((step.variant, step.family)).or_default().push(step);
@@ -88,10 +100,12 @@ fn run_stage<'a>(
     for ((source, steps), outcomes) in steps_of.iter().zip(&outcomes) {
         for (step, outcome) in steps.iter().zip(outcomes) {
             match outcome.ending {
-                Ending::Exited(0) => done.push(Done { step, purpose: stage.purpose, sure: true }),
+                Ending::Exited(0) => {
+                    done.push(Done { step: Step::Restore(step), purpose: stage.purpose, sure: true });
+                }
                 Ending::Exited(_) | Ending::NotStarted => {}
                 Ending::Killed(_) | Ending::TimedOut(_) | Ending::TooMuch | Ending::Lost => {
-                    done.push(Done { step, purpose: stage.purpose, sure: false });
+                    done.push(Done { step: Step::Restore(step), purpose: stage.purpose, sure: false });
                 }
             }
             if !outcome.succeeded() {
@@ -123,11 +137,22 @@ fn undo(plan: &Plan, done: &[Done<'_>], machine: &Machine, before: &Observed, er
     // Rules that come back need their routing; what cannot be made again is seen in the look below.
     routing::make(&plan.unroutes).ok();
     let mut sources = Vec::new();
-    for Done { step, purpose, sure } in done.iter().rev().filter(|done| !done.step.undo.is_empty()) {
-        let outcomes = writer(machine, step, &step.undo).map(|program| machine.run(&[vec![program]]));
-        let undone = outcomes.is_ok_and(|outcomes| outcomes.iter().flatten().all(Outcome::succeeded));
-        tracing::debug!(%step, undone, "undo");
-        sources.push((step.variant, step.family));
+    for Done { step, purpose, sure } in done.iter().rev() {
+        let undone = match step {
+            Step::Restore(step) if step.undo.is_empty() => continue,
+            Step::Restore(step) => {
+                let outcomes = writer(machine, step, &step.undo).map(|program| machine.run(&[vec![program]]));
+                let undone = outcomes.is_ok_and(|outcomes| outcomes.iter().flatten().all(Outcome::succeeded));
+                tracing::debug!(%step, undone, "undo");
+                sources.push((step.variant, step.family));
+                undone
+            }
+            Step::Native(switch) => {
+                let outcome = native::change(&switch.from);
+                tracing::debug!(%switch, undone = outcome.is_ok(), "undo");
+                outcome.is_ok()
+            }
+        };
         if !undone && (*sure || *purpose == Purpose::Remove) {
             break;
         }
@@ -142,6 +167,9 @@ fn undo(plan: &Plan, done: &[Done<'_>], machine: &Machine, before: &Observed, er
     routing::remove(&surplus).ok();
     let read = observe::read(machine, &sources, &mut now).and_then(|()| {
         now.routing = routing::read()?;
+        if plan.stages.iter().any(|stage| stage.native.is_some()) {
+            now.rules.insert(Variant::Native, native::read()?);
+        }
         Ok(())
     });
     let left = match read {
@@ -175,7 +203,7 @@ fn refusal(step: &Restore, outcome: &Outcome, machine: &Machine) -> Error {
         let module = match (step.variant, step.family) {
             (Variant::Legacy, Family::V4) => format!("iptable_{}", step.table),
             (Variant::Legacy, Family::V6) => format!("ip6table_{}", step.table),
-            (Variant::Nft, _) => "nf_tables and nft_chain_nat".to_owned(),
+            (Variant::Nft | Variant::Native, _) => "nf_tables and nft_chain_nat".to_owned(),
         };
         let off =
             if step.family == Family::V6 { ", or give --ipv6 off to leave IPv6 uncaptured" } else { "" };

@@ -36,7 +36,7 @@ impl Machine {
         let mut machine = Machine { tools: Tools::new(), wait, lock_file };
         let mut folders: Vec<PathBuf> = FOLDERS.iter().map(PathBuf::from).collect();
         folders.extend(path.into_iter().filter(|folder| folder.is_absolute()));
-        for variant in Variant::ALL {
+        for variant in Variant::IPTABLES {
             for family in Family::both() {
                 let flavour = if variant == Variant::Nft { "nft" } else { "legacy" };
                 let program = |what: &str| {
@@ -55,7 +55,7 @@ impl Machine {
     /// Where only plain `iptables-restore` exists, finds out which variant it is.
     fn find_plain(&mut self, folders: &[PathBuf]) {
         for family in Family::both() {
-            if Variant::ALL.iter().any(|variant| self.tools.contains_key(&(*variant, family))) {
+            if Variant::IPTABLES.iter().any(|variant| self.tools.contains_key(&(*variant, family))) {
                 continue;
             }
             let find = |what: &str| {

@@ -4,6 +4,7 @@ pub mod apply;
 pub mod facts;
 pub mod machine;
 pub mod namespace;
+pub mod native;
 pub mod observe;
 pub mod preflight;
 pub mod probe;

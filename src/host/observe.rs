@@ -1,18 +1,22 @@
 //! Reading what is there. Never creates a table: only tables that the kernel lists are read.
 
 use super::machine::{self, Machine};
-use super::routing;
+use super::{native, routing};
 use crate::backend::iptables::parse;
-use crate::backend::{Observed, ownership};
+use crate::backend::{Observed, nftables, ownership};
 use crate::error::{Error, Result};
 use crate::eval::sockets::{self, Socket};
 use crate::policy::Family;
 use crate::policy::settings::Variant;
 use crate::sys::exec::{Outcome, Program};
-use crate::sys::{fs, netlink};
+use crate::sys::fs;
+use crate::sys::netlink::{self, NftTable};
 
 /// The tables that both iptables know.
 const TABLES: [&str; 5] = ["raw", "mangle", "nat", "filter", "security"];
+
+/// `NFPROTO_IPV4` and `NFPROTO_IPV6` (linux/netfilter.h).
+const FAMILIES: [u8; 2] = [2, 10];
 
 /// What was read, and what could not be.
 #[derive(Debug, Clone, Default)]
@@ -38,8 +42,12 @@ pub fn look(machine: &Machine) -> Result<Look> {
         ..Observed::default()
     };
     let mut look = Look { observed, ..Look::default() };
+    let tables = netlink::nft_tables()?;
+    if tables.iter().any(|table| FAMILIES.contains(&table.family) && table.name == nftables::TABLE) {
+        look.observed.rules.insert(Variant::Native, native::read()?);
+    }
     let (readable, without): (Vec<_>, Vec<_>) =
-        with_tables()?.into_iter().partition(|source| machine.tools.contains_key(source));
+        with_tables(&tables)?.into_iter().partition(|source| machine.tools.contains_key(source));
     let without =
         without.into_iter().map(|(variant, family)| (variant, family, "its iptables-save is not installed"));
     look.unreadable.extend(without);
@@ -121,27 +129,16 @@ pub fn absorb(source: (Variant, Family), outcome: &Outcome, observed: &mut Obser
     Ok(())
 }
 
-/// The tables of IP packets that nft made, which iptables does not show.
+/// Whether there is any table of nf_tables, whoever made it.
 ///
 /// # Errors
 /// The kernel refuses to list them.
-pub fn native() -> Result<Vec<String>> {
-    let family = |number: u8| match number {
-        1 => Some("inet"),
-        2 => Some("ip"),
-        10 => Some("ip6"),
-        _ => None,
-    };
-    let native = netlink::nft_tables()?.into_iter().filter_map(|table| {
-        let family = family(table.family)?;
-        let shown = family != "inet" && TABLES.contains(&table.name.as_str());
-        (!shown).then(|| format!("{family} {}", table.name))
-    });
-    Ok(native.collect())
+pub fn has_nftables() -> Result<bool> {
+    Ok(!netlink::nft_tables()?.is_empty())
 }
 
 /// The variants and families that have tables in this namespace, by the kernel's own lists.
-fn with_tables() -> Result<Vec<(Variant, Family)>> {
+fn with_tables(tables: &[NftTable]) -> Result<Vec<(Variant, Family)>> {
     let mut found = Vec::new();
     for (family, names) in [(Family::V4, "ip_tables_names"), (Family::V6, "ip6_tables_names")] {
         let names = fs::read_system(&format!("/proc/thread-self/net/{names}"))?.unwrap_or_default();
@@ -149,7 +146,6 @@ fn with_tables() -> Result<Vec<(Variant, Family)>> {
             found.push((Variant::Legacy, family));
         }
     }
-    let tables = netlink::nft_tables()?;
     for (family, number) in [(Family::V4, 2), (Family::V6, 10)] {
         if tables.iter().any(|table| table.family == number && TABLES.contains(&table.name.as_str())) {
             found.push((Variant::Nft, family));

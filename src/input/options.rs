@@ -329,8 +329,8 @@ pub const OPTIONS: &[Opt] = &[
         ..row(Key::Layout, "layout", Kind::One, Part::Making)
     },
     Opt {
-        value: "auto|iptables",
-        help: "what carries the rules [default: auto]",
+        value: "auto|iptables|nftables",
+        help: "what carries the rules [default: auto: iptables if it is installed]",
         ..row(Key::Backend, "backend", Kind::One, Part::Making)
     },
     Opt {

@@ -249,7 +249,15 @@ impl<'a> Meant<'a> {
                 self.raw.set(key, "true", given.origin.clone());
             }
         }
-        if let Some(given) = self.given.get(Means::ForceBinary).filter(|given| !given.text.is_empty()) {
+        let forced = self.given.get(Means::ForceBinary).filter(|given| !given.text.is_empty());
+        if self.given.on(Means::NativeNftables) {
+            let origin =
+                self.given.get(Means::NativeNftables).map_or(Origin::Default, |given| given.origin.clone());
+            self.raw.set(Key::Backend, "nftables", origin);
+            if let Some(given) = forced {
+                self.warn(given, "has no effect beside native nftables");
+            }
+        } else if let Some(given) = forced {
             match given.text.as_str() {
                 "legacy" | "nft" => {
                     self.raw.set(Key::IptablesVariant, given.text.clone(), given.origin.clone());

@@ -12,18 +12,23 @@ pub enum NetnsRef {
     Path(PathBuf),
 }
 
-/// One of the two iptables that Linux has; they do not see each other's rules.
+/// What carries rules: one of the two iptables that Linux has, which do not see each other's rules, or nftables
+/// without a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Variant {
     /// `ip_tables` of the kernel, by socket options.
     Legacy,
-    /// `nf_tables` of the kernel, by netlink.
+    /// `nf_tables` of the kernel, in the form of iptables.
     Nft,
+    /// `nf_tables` of the kernel, in tables of our own.
+    Native,
 }
 
 impl Variant {
-    /// Both.
-    pub const ALL: [Variant; 2] = [Variant::Legacy, Variant::Nft];
+    /// Every one.
+    pub const ALL: [Variant; 3] = [Variant::Legacy, Variant::Nft, Variant::Native];
+    /// The two iptables.
+    pub const IPTABLES: [Variant; 2] = [Variant::Legacy, Variant::Nft];
 }
 
 impl std::fmt::Display for Variant {
@@ -31,6 +36,7 @@ impl std::fmt::Display for Variant {
         f.write_str(match self {
             Variant::Legacy => "iptables-legacy",
             Variant::Nft => "iptables-nft",
+            Variant::Native => "nftables",
         })
     }
 }
@@ -60,8 +66,10 @@ pub struct Settings {
     pub wait: Duration,
     /// The form of the answer.
     pub output: Output,
-    /// The iptables to use; `None` lets the machine's state decide.
+    /// What is to carry the rules; `None` lets the machine's state decide.
     pub variant: Option<Variant>,
+    /// One of the two iptables is to carry them, whichever.
+    pub iptables: bool,
 }
 
 impl Default for Settings {
@@ -74,6 +82,7 @@ impl Default for Settings {
             wait: Duration::from_secs(10),
             output: Output::Text,
             variant: None,
+            iptables: false,
         }
     }
 }

@@ -81,8 +81,19 @@ pub fn settings(raw: &Raw, mut faults: Faults) -> Result<Settings, Faults> {
 }
 
 fn settings_of(values: &mut Values<'_>) -> Settings {
-    let defaults = Settings::default();
-    values.word(Key::Backend, (), &[("auto", ()), ("iptables", ())]);
+    let variant = values.word(
+        Key::IptablesVariant,
+        None,
+        &[("auto", None), ("legacy", Some(Variant::Legacy)), ("nft", Some(Variant::Nft))],
+    );
+    let (iptables, native) = values.word(
+        Key::Backend,
+        (false, false),
+        &[("auto", (false, false)), ("iptables", (true, false)), ("nftables", (false, true))],
+    );
+    if let (Some(_), true, Some(given)) = (variant, native, values.raw.first(Key::IptablesVariant)) {
+        values.faults.option(given, "has no meaning for --backend nftables", "leave one of the two out");
+    }
     values.one(Key::Layout);
     if let Some(second) = values.raw.get(Key::Config).and_then(|given| given.get(1)) {
         values.faults.option(second, "is a second policy file", "give --config once");
@@ -94,11 +105,8 @@ fn settings_of(values: &mut Values<'_>) -> Settings {
         all: values.switch(Key::All),
         wait: Duration::from_secs(u64::from(values.number(Key::Wait, 10, 3600))),
         output: values.word(Key::Output, Output::Text, &[("text", Output::Text), ("json", Output::Json)]),
-        variant: values.word(
-            Key::IptablesVariant,
-            defaults.variant,
-            &[("auto", None), ("legacy", Some(Variant::Legacy)), ("nft", Some(Variant::Nft))],
-        ),
+        variant: if native { Some(Variant::Native) } else { variant },
+        iptables,
     }
 }
 

@@ -8,6 +8,7 @@ mod outcome;
 mod planned;
 mod status;
 mod verified;
+mod watched;
 
 pub use drawn::{Form, draw};
 pub use explained::{Explained, Explanation};
@@ -17,6 +18,7 @@ pub use outcome::{Applied, Cleaned, Confirmed};
 pub use planned::Planned;
 pub use status::{Counter, Status};
 pub use verified::{Checked, How, Verified};
+pub use watched::Watched;
 
 use crate::policy::Families;
 use crate::policy::settings::Output;

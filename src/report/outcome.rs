@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Report, families, plural};
 use crate::backend::choose::Choice;
+use crate::policy::settings::Variant;
 use crate::policy::{CapturePolicy, Families, Layout, Mode, json::to_json};
 
 /// What `apply` did.
@@ -33,6 +34,9 @@ impl Applied {
             return None;
         }
         let open = plural(self.open, "open connection");
+        if self.choice.variant == Variant::Native {
+            return Some(format!("{open} go on uncaptured until they end"));
+        }
         Some(match self.layout {
             // conntrack adopts a live connection as new when NAT appears (nf_conntrack_tcp_loose).
             Layout::Classic | Layout::Istio | Layout::IstioIptables => {

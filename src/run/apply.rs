@@ -12,7 +12,7 @@ use crate::policy::validate::Request;
 use crate::policy::{Families, Layout, Mode};
 use crate::report::Applied;
 use crate::rules::RuleSet;
-use crate::rules::compile::compile;
+use crate::rules::compile::compile_for;
 
 /// Everything that is known before the first change.
 pub(super) struct Ready {
@@ -90,9 +90,9 @@ pub(super) fn prepare(request: &Request, environment: &Environment) -> Result<Re
     if *layout == Layout::Scoped {
         preflight::proxy_is_no_owner(policy, &observe::sockets()?)?;
     }
-    let choice = choose::variant(settings.variant, &observed, &machine.tools)?;
+    let choice = choose::variant(settings, &observed, &machine.tools)?;
     let families = choose::families(policy.ipv6, &observed, choice.variant, &machine.tools)?;
-    let mut wanted = compile(policy, *layout, families);
+    let mut wanted = compile_for(policy, *layout, families, choice.variant);
     if settings.confirm_within.is_some() {
         confirm::mark(&mut wanted);
     }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{Environment, variable};
-use crate::backend::plan::{self, Purpose};
+use crate::backend::plan::{self, Purpose, Switch};
 use crate::backend::{Observed, Restore, Stage, ownership};
 use crate::error::{Class, Error, Result};
 use crate::host::{self, Machine, namespace, observe, preflight};
@@ -24,12 +24,16 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// Adds the mark of a change that waits.
 pub(super) fn mark(wanted: &mut RuleSet) {
-    wanted.chains.push(own(Family::V4, ownership::UNCONFIRMED, Vec::new()));
+    let mut mark = own(Family::V4, ownership::UNCONFIRMED, Vec::new());
+    if let Some(chain) = wanted.chains.iter().find(|chain| ownership::is_our_table(&chain.table)) {
+        mark.table = chain.table.clone();
+    }
+    wanted.chains.push(mark);
 }
 
 /// Whether the mark stands in `rules`.
 pub(super) fn is_marked(rules: &RuleSet) -> bool {
-    rules.chain(Family::V4, &Table::Nat, ownership::UNCONFIRMED).is_some()
+    rules.chains.iter().any(|chain| chain.name == ownership::UNCONFIRMED)
 }
 
 /// Refuses where nobody could confirm, or where the holder would not live.
@@ -128,10 +132,18 @@ pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<Conf
         text: format!("* nat\n-X {}\nCOMMIT\n", ownership::UNCONFIRMED),
         undo: format!("* nat\n-N {}\nCOMMIT\n", ownership::UNCONFIRMED),
     };
-    let steps: Vec<Restore> = marked.iter().map(unmark).collect();
-    let stages = match steps.is_empty() {
+    let (native, iptables): (Vec<_>, Vec<_>) =
+        marked.into_iter().partition(|variant| *variant == Variant::Native);
+    let native = native.first().map(|variant| {
+        let from = ownership::native_part(&observed.of(*variant));
+        let mut to = from.clone();
+        to.chains.retain(|chain| chain.name != ownership::UNCONFIRMED);
+        Switch { from, to }
+    });
+    let steps: Vec<Restore> = iptables.iter().map(unmark).collect();
+    let stages = match steps.is_empty() && native.is_none() {
         true => Vec::new(),
-        false => vec![Stage { purpose: Purpose::Remove, steps }],
+        false => vec![Stage { purpose: Purpose::Remove, steps, native }],
     };
     let plan = plan::Plan { stages, ..plan::Plan::default() };
     host::apply::apply(&plan, &machine, &mut observed, |now, _| {

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::{Environment, input, status};
-use crate::backend::Observed;
 use crate::backend::claim::Claim;
+use crate::backend::{Observed, ownership};
 use crate::cli::{self, Asked, Parsed, Verb};
 use crate::error::{Class, Error};
 use crate::eval;
 use crate::eval::{Conn, typical::typical};
-use crate::host::{namespace, observe};
+use crate::host::{self, namespace, observe};
 use crate::input::{Faults, Key, Origin, Raw};
 use crate::policy::cause::cause;
 use crate::policy::settings::{Settings, Variant};
@@ -17,7 +17,7 @@ use crate::policy::validate::{self, Request};
 use crate::policy::{CapturePolicy, Facts, Families, Family, Ipv6};
 use crate::report::{Answer, Differences, Explained, Explanation, Failure, Form, Matrix, Report, draw};
 use crate::rules::RuleSet;
-use crate::rules::compile::compile;
+use crate::rules::compile::compile_for;
 
 /// Rules to judge by, and what is known of them.
 struct Rules {
@@ -124,8 +124,9 @@ fn wanted(request: &Request, given: Raw) -> Rules {
         Ipv6::Off => Families::V4,
         Ipv6::On | Ipv6::Auto => Families::Both,
     };
+    let variant = request.settings.variant.unwrap_or(Variant::Nft);
     Rules {
-        sets: vec![compile(&request.policy, request.layout, families)],
+        sets: vec![compile_for(&request.policy, request.layout, families, variant)],
         policy: Some(request.policy.clone()),
         families: Families::Both,
         given: Some(given),
@@ -138,21 +139,38 @@ fn live(settings: &Settings, environment: &Environment) -> crate::error::Result<
     namespace::enter(settings, false)?;
     let machine = super::machine(settings, environment);
     let look = observe::look(&machine)?;
+    let unread = |variant: Variant, family: Family| {
+        look.unreadable.iter().any(|(of, in_family, _)| (*of, *in_family) == (variant, family))
+    };
     let mut notes: Vec<String> = look
         .unreadable
         .iter()
+        .filter(|(variant, ..)| *variant == Variant::Legacy)
         .map(|(variant, family, why)| format!("{family} rules of {variant} are here and do not count: {why}"))
         .collect();
-    let native = observe::native()?;
-    if !native.is_empty() {
-        let names = crate::policy::list(native);
-        notes.push(format!("tables that nft made are here and do not count: {names}"));
+    // nft's own tables, and those of iptables-nft that it cannot read itself.
+    let mut native = RuleSet::default();
+    if observe::has_nftables()? {
+        let (rules, beyond) = host::native::everything()?;
+        native = rules;
+        native.chains.retain(|chain| {
+            !host::native::is_of_iptables(&chain.table) || unread(Variant::Nft, chain.family)
+        });
+        notes.extend(
+            beyond
+                .into_iter()
+                .map(|chain| format!("{chain} does not count: it is called at a hook that is not modelled")),
+        );
     }
     let mut policy = None;
     let mut sets = Vec::new();
     for variant in Variant::ALL {
-        let (set, found) = annotated(&look.observed, variant);
+        let (mut set, found) = annotated(&look.observed, variant);
         policy = policy.or(found);
+        if variant == Variant::Native {
+            native.chains.retain(|chain| !ownership::is_our_table(&chain.table));
+            set.chains.append(&mut native.chains);
+        }
         if !set.chains.is_empty() {
             sets.push(set);
         }
@@ -173,7 +191,7 @@ fn annotated(observed: &Observed, variant: Variant) -> (RuleSet, Option<CaptureP
     let Some((request, _)) = status::policy_of(&rules, variant, families, observed) else {
         return (rules, None);
     };
-    let wanted = compile(&request.policy, request.layout, families);
+    let wanted = compile_for(&request.policy, request.layout, families, variant);
     let claim = Claim { named: wanted.clone(), all: false };
     let mut rules = Observed { claim, ..observed.clone() }.of(variant);
     status::annotate(&mut rules, &wanted);

@@ -2,6 +2,7 @@
 
 use super::{Environment, apply, clean};
 use crate::backend::iptables::transcript::transcript;
+use crate::backend::nftables::script::script;
 use crate::cli::Istio;
 use crate::error::{Class, Error};
 use crate::host;
@@ -13,7 +14,7 @@ use crate::policy::settings::Output;
 use crate::policy::validate::Request;
 use crate::policy::{Families, Ipv6};
 use crate::report::{Answer, Failure, Report};
-use crate::rules::compile::compile;
+use crate::rules::compile::{compile, native};
 use crate::sys::{fs, probe};
 
 pub(super) fn main(given: &Istio, environment: &Environment) -> Answer {
@@ -54,10 +55,6 @@ fn answer(
             .remedy("wait until the network is there: whether IPv6 is captured depends on it")
             .into());
     }
-    if task.native_nftables && !task.skip_rules && !task.cleanup_only {
-        let error = Error::host("--native-nftables is given, and this version has no nftables back end");
-        return Err(error.remedy("leave it out to use iptables").into());
-    }
     let mut answer = match &task {
         Task { dry_run: true, .. } => dry_run(&request, &task)?,
         Task { cleanup_only: true, .. } => {
@@ -88,6 +85,10 @@ fn families(request: &Request) -> Families {
 fn dry_run(request: &Request, task: &Task) -> Result<Answer, Failure> {
     let text = match task.cleanup_only || task.skip_rules {
         true => String::new(),
+        false if task.native_nftables => {
+            let wanted = native::native(&request.policy, request.layout, families(request));
+            script(&wanted).into_iter().map(|(_, table)| table).collect()
+        }
         false => transcript(&request.policy, request.layout, families(request)),
     };
     if let Some(path) = &task.dry_run_file {

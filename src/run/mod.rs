@@ -10,6 +10,7 @@ mod plan;
 mod recover;
 mod status;
 mod verify;
+mod watch;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -98,6 +99,11 @@ fn answer(
         }
         // It has a way of its own.
         Verb::Explain => Ok(Answer::default()),
+        Verb::Watch { interval, count } => {
+            let settings = given.settings()?;
+            watch::run(&settings, interval, count, environment)?;
+            Ok(Answer::default())
+        }
         Verb::Confirm => {
             let settings = given.settings()?;
             Ok(confirm::run(&settings, environment)?.answer(settings.output))

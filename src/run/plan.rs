@@ -1,13 +1,15 @@
 //! `plan`: what would be done, and nothing of it.
 
 use super::{Environment, apply};
-use crate::backend::plan;
+use crate::backend::nftables::script::script;
+use crate::backend::plan::{self, Switch};
 use crate::error::Result;
 use crate::host::namespace;
+use crate::policy::settings::Variant;
 use crate::policy::validate::Request;
-use crate::policy::{Families, Ipv6, Mode};
+use crate::policy::{Families, Family, Ipv6, Mode};
 use crate::report::Planned;
-use crate::rules::compile::compile;
+use crate::rules::compile::{compile_for, native};
 
 /// From the flags alone: needs no privileges, no programs and no machine.
 pub(super) fn pure(request: &Request) -> Planned {
@@ -15,10 +17,17 @@ pub(super) fn pure(request: &Request) -> Planned {
         Ipv6::Off => Families::V4,
         Ipv6::On | Ipv6::Auto => Families::Both,
     };
-    let wanted = compile(&request.policy, request.layout, families);
-    let transactions = plan::from_nothing(&wanted).into_iter();
+    let native = request.settings.variant == Some(Variant::Native);
+    let variant = if native { Variant::Native } else { Variant::Nft };
+    let wanted = compile_for(&request.policy, request.layout, families, variant);
+    let transactions = match native {
+        true => script(&wanted).into_iter(),
+        false => plan::from_nothing(&wanted).into_iter(),
+    };
     let what = |family| {
-        if family == crate::policy::Family::V6 {
+        if native {
+            "nft -f"
+        } else if family == crate::policy::Family::V6 {
             "ip6tables-restore --noflush"
         } else {
             "iptables-restore --noflush"
@@ -33,19 +42,38 @@ pub(super) fn pure(request: &Request) -> Planned {
     }
 }
 
+/// Our tables of nftables as they are to be; nothing is left of those that are not wanted.
+fn switched(switch: &Switch) -> Vec<(Family, String, String)> {
+    let what = format!("table {} of {}", native::TABLE, Variant::Native);
+    let mut tables: Vec<_> =
+        script(&switch.to).into_iter().map(|(family, text)| (family, what.clone(), text)).collect();
+    for family in Family::both() {
+        let gone = switch.to.tables(family).is_empty() && !switch.from.tables(family).is_empty();
+        if gone {
+            let of = if family == Family::V4 { "ip" } else { "ip6" };
+            tables.push((family, what.clone(), format!("delete table {of} {}\n", native::TABLE)));
+        }
+    }
+    tables
+}
+
 /// The very transactions that `apply` would send now.
 pub(super) fn live(request: &Request, environment: &Environment) -> Result<Planned> {
     namespace::enter(&request.settings, request.policy.mode != Mode::None)?;
     let ready = apply::prepare(request, environment)?;
-    let steps = ready.plan.steps();
-    let steps = steps
-        .map(|step| (step.family, format!("table {} of {}", step.table, step.variant), step.text.clone()));
+    let mut steps = Vec::new();
+    for stage in &ready.plan.stages {
+        steps.extend(stage.native.iter().flat_map(switched));
+        steps.extend(stage.steps.iter().map(|step| {
+            (step.family, format!("table {} of {}", step.table, step.variant), step.text.clone())
+        }));
+    }
     let routes = ready.plan.routes.iter().map(|present| format!("add {}", present.what));
     let unroutes = ready.plan.unroutes.iter().map(|present| format!("remove {}", present.what));
     Ok(Planned {
         policy: request.policy.clone(),
         layout: request.layout,
-        transactions: steps.collect(),
+        transactions: steps,
         routing: routes.chain(unroutes).collect(),
         live: true,
     })

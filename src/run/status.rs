@@ -12,7 +12,7 @@ use crate::policy::settings::{Settings, Variant};
 use crate::policy::validate::Request;
 use crate::policy::{Families, Family, RuleId};
 use crate::report::{Counter, Status};
-use crate::rules::compile::compile;
+use crate::rules::compile::compile_for;
 use crate::rules::{Chain, Match, Rule, RuleSet, Table, Verdict};
 
 pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<Status> {
@@ -28,7 +28,7 @@ pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<Stat
     Ok(status)
 }
 
-fn judge(observed: &Observed, only: Option<Variant>, sockets: &[sockets::Socket]) -> Status {
+pub(super) fn judge(observed: &Observed, only: Option<Variant>, sockets: &[sockets::Socket]) -> Status {
     let mut notes = Vec::new();
     for rules in observed.rules.values() {
         if let Some(chain) = ownership::ambient(rules) {
@@ -44,7 +44,11 @@ fn judge(observed: &Observed, only: Option<Variant>, sockets: &[sockets::Socket]
         holding.into_iter().partition(|variant| only.is_none_or(|only| only == *variant));
     notes.extend(others.iter().map(|other| format!("{other}, which was not asked for, holds rules of ours")));
     if variants.len() > 1 {
-        notes.push("both iptables hold rules of ours: a move was interrupted, apply again".to_owned());
+        let who = match variants == Variant::IPTABLES {
+            true => "both iptables".to_owned(),
+            false => variants.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and "),
+        };
+        notes.push(format!("{who} hold rules of ours: a move was interrupted, apply again"));
     }
     // The last one, nft, is where an interrupted move goes to unless told otherwise.
     let Some(variant) = variants.last().copied() else { return Status::Nothing { notes } };
@@ -59,7 +63,7 @@ fn judge(observed: &Observed, only: Option<Variant>, sockets: &[sockets::Socket]
     };
     Status::Captured {
         whole,
-        counters: counters(&rules, &compile(&request.policy, request.layout, families)),
+        counters: counters(&rules, &compile_for(&request.policy, request.layout, families, variant)),
         older: sockets::older(sockets, &request.policy),
         layout: request.layout,
         policy: Box::new(request.policy),
@@ -80,7 +84,7 @@ pub(super) fn policy_of(
     let routing = &observed.routing;
     let both = recover::request(rules, routing);
     let whole = both.as_ref().is_some_and(|request| {
-        let mut wanted = compile(&request.policy, request.layout, families);
+        let mut wanted = compile_for(&request.policy, request.layout, families, variant);
         if confirm::is_marked(rules) {
             confirm::mark(&mut wanted);
         }

@@ -17,7 +17,7 @@ use crate::policy::settings::{Settings, Variant};
 use crate::policy::validate::Request;
 use crate::policy::{CapturePolicy, Families, Family, Ipv6, Mode};
 use crate::report::{Checked, How, Verified};
-use crate::rules::compile::compile;
+use crate::rules::compile::compile_for;
 use crate::rules::{Routing, RuleSet};
 
 /// What is asked.
@@ -115,9 +115,9 @@ fn wrong_of(expected: &Expected, observed: &Observed) -> Vec<String> {
 
 fn of_request(request: &Request, observed: &mut Observed, machine: &host::Machine) -> Result<Expected> {
     let Request { policy, layout, settings, .. } = request;
-    let choice = choose::variant(settings.variant, observed, &machine.tools)?;
+    let choice = choose::variant(settings, observed, &machine.tools)?;
     let families = choose::families(policy.ipv6, observed, choice.variant, &machine.tools)?;
-    let mut wanted = compile(policy, *layout, families);
+    let mut wanted = compile_for(policy, *layout, families, choice.variant);
     if confirm::is_marked(&observed.of(choice.variant)) {
         confirm::mark(&mut wanted);
     }
@@ -146,7 +146,7 @@ fn of_rules(observed: &mut Observed, settings: &Settings) -> Option<Expected> {
     let meant =
         left || request.policy.ipv6 != Ipv6::Off || ownership::holds_ours(&of_family(&rules, Family::V6));
     let families = if observed.ipv6 && meant { Families::Both } else { Families::V4 };
-    let mut wanted = compile(&request.policy, request.layout, families);
+    let mut wanted = compile_for(&request.policy, request.layout, families, variant);
     if confirm::is_marked(&rules) {
         confirm::mark(&mut wanted);
     }

@@ -7,6 +7,8 @@ pub mod holder;
 pub mod lock;
 pub mod netlink;
 pub mod netns;
+pub mod nftables;
 pub mod privilege;
 pub mod probe;
 pub mod routing;
+pub mod terminal;

@@ -41,6 +41,7 @@ mod link_local;
 mod listing;
 mod locks;
 mod namespace;
+mod nftables;
 mod observe;
 mod privilege;
 mod probe;
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
         verify_repair::cases(),
         boot::cases(),
         confirm::cases(),
+        nftables::cases(),
         probe::cases(),
         istio::cases(),
         istio_ports::cases(),

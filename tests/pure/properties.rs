@@ -4,8 +4,10 @@ mod change;
 #[path = "../../fuzz/src/lib.rs"]
 mod fuzz;
 mod garbage;
-mod given;
+pub(crate) mod given;
 mod machine;
+mod nftables;
+pub(crate) mod nftables_given;
 mod policy;
 mod recover;
 mod seeds;
@@ -13,6 +15,6 @@ mod seeds;
 use proptest::test_runner::Config;
 
 /// So many cases, and no file of failures: a failing case goes to `fuzz/seeds` or becomes a test of its own.
-fn cases(cases: u32) -> Config {
+pub(crate) fn cases(cases: u32) -> Config {
     Config { cases, failure_persistence: None, ..Config::default() }
 }

@@ -348,7 +348,7 @@ mod tests {
     #[test]
     fn what_is_not_modelled_stays_opaque() {
         for line in [
-            "-d 127.0.0.11/32 -p udp -m udp --dport 53 -j DNAT --to-destination 127.0.0.11:35949",
+            "-d 127.0.0.11/32 -p udp -m udp --dport 53 -j DNAT --to-destination 127.0.0.11",
             "-p tcp -m conntrack --ctstate RELATED,SNAT -j ACCEPT",
             "-p tcp -m mark --mark 0x1/0xff -j ACCEPT",
             "-j MARK --set-xmark 0x1/0xff",

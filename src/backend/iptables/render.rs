@@ -14,7 +14,10 @@ pub fn specs(rule: &Rule, family: Family) -> Vec<String> {
 #[must_use]
 pub fn text(rule: &Rule, family: Family) -> String {
     if let Some(seen) = &rule.seen {
-        return seen.spec.clone();
+        // What our own comment says is told with the clause.
+        let ours = rule.comment.as_ref().filter(|_| rule.id.is_some());
+        let comment = ours.map(|comment| format!(" comment \"{comment}\"")).unwrap_or_default();
+        return seen.spec.strip_suffix(&comment).unwrap_or(&seen.spec).to_owned();
     }
     if let [only] = specs(rule, family).as_slice() {
         return only.clone();

@@ -22,7 +22,9 @@ pub const COMMENTS: &[(RuleId, &str)] = &[
     (RuleId::OutboundAll, "istio/redirect-default-outbound"),
 ];
 
-fn comment(id: RuleId) -> &'static str {
+/// The comment of a clause.
+#[must_use]
+pub fn comment(id: RuleId) -> &'static str {
     COMMENTS.iter().find(|(of, _)| *of == id).map_or("", |(_, text)| text)
 }
 

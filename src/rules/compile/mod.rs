@@ -2,9 +2,11 @@
 
 pub mod classic;
 pub mod istio;
+pub mod native;
 mod scoped;
 
 use super::{Base, Chain, Hook, Match, Protocol, Rule, RuleSet, Table, Test, Verdict};
+use crate::policy::settings::Variant;
 use crate::policy::{CapturePolicy, Families, Family, Layout, Mode, Port, RuleId};
 
 /// Packets captured outbound go through it.
@@ -32,6 +34,15 @@ pub fn compile(policy: &CapturePolicy, layout: Layout, families: Families) -> Ru
         Layout::Istio | Layout::IstioIptables => istio::routing(policy, families),
     };
     RuleSet { chains: chains.collect(), routing }
+}
+
+/// The rules of `policy` in `layout`, in the form of what carries them.
+#[must_use]
+pub fn compile_for(policy: &CapturePolicy, layout: Layout, families: Families, variant: Variant) -> RuleSet {
+    match variant {
+        Variant::Legacy | Variant::Nft => compile(policy, layout, families),
+        Variant::Native => native::native(policy, layout, families),
+    }
 }
 
 /// A chain of the nat table that is wholly ours.

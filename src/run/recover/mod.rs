@@ -1,6 +1,7 @@
 //! From rules back to the policy that they say: the input that would make them, validated like any other.
 
 mod istio;
+mod native;
 
 use std::collections::BTreeSet;
 
@@ -20,6 +21,9 @@ pub(super) fn clause(rule: &Rule) -> Option<RuleId> {
 /// The request whose rules are in `rules`; `None` if they are of a kind that this version does not make.
 /// Whether they are *exactly* its rules is for the caller to compare.
 pub(super) fn request(rules: &RuleSet, routing: &[Present]) -> Option<Request> {
+    if rules.chains.iter().any(|chain| ownership::is_our_table(&chain.table)) {
+        return native::of_native(rules, routing);
+    }
     let ours = || {
         rules.chains.iter().flat_map(|chain| {
             let whole = ownership::is_our_chain(&chain.name);

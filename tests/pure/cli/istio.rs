@@ -412,11 +412,19 @@ fn words_and_flags_of_other_times_have_no_effect() {
 }
 
 #[test]
-fn native_nftables_is_refused() {
+fn native_nftables_is_a_script_of_nft() {
     for run in [istio(&["--native-nftables"]), istio_with(&[], &[("NATIVE_NFTABLES", "true")])] {
-        let run = run.code(69);
-        assert!(run.stderr.contains("has no nftables back end") && run.stdout.is_empty(), "{run}");
+        assert_eq!(run.code, Some(0), "{run}");
+        assert!(run.stdout.starts_with("table ip mesh_init {\n"), "{run}");
+        for line in [
+            "type nat hook output priority -99; policy accept;",
+            "redirect to :15006 comment \"mesh-init:redirect.inbound: captured inbound traffic goes to the proxy's inbound port\"",
+        ] {
+            assert!(run.stdout.lines().any(|seen| seen.ends_with(line)), "expected {line:?}, seen {run}");
+        }
     }
+    let run = istio(&["--native-nftables", "--force-iptables-binary", "legacy"]);
+    assert!(warnings(&run).iter().any(|line| line.contains("has no effect beside native nftables")), "{run}");
     assert_eq!(istio(&["--native-nftables=false"]).stdout, istio(&[]).stdout);
 }
 

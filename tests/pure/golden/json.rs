@@ -11,9 +11,10 @@ use mesh_init::policy::settings::{Output, Variant};
 use mesh_init::policy::validate::{self, Request};
 use mesh_init::policy::{Facts, Families, Family, Layout, RuleId};
 use mesh_init::report::{
-    Applied, Checked, Cleaned, Confirmed, Counter, Failure, How, Report, Status, Verified,
+    Applied, Checked, Cleaned, Confirmed, Counter, Failure, How, Report, Status, Verified, Watched,
 };
 use serde_json::Value;
+use std::time::Duration;
 
 use super::{folder, read};
 use crate::cli::program::mesh_init;
@@ -142,9 +143,23 @@ fn status() {
         notes: vec!["IPv6 is not captured, although the namespace has an IPv6 stack".into()],
     };
     assert_golden("status.json", &captured);
+    let Status::Captured { policy, layout, variant, families, older, .. } = captured.clone() else {
+        panic!()
+    };
+    let later = Status::Captured {
+        policy,
+        layout,
+        variant,
+        families,
+        older,
+        whole: true,
+        counters: vec![counter(RuleId::OutboundHook, 16, 960), counter(RuleId::OutboundAll, 5, 300)],
+        notes: vec![],
+    };
+    assert_golden("watch.json", &Watched::between(Some((Duration::from_secs(2), &captured)), &later));
     assert_golden("status-nothing.json", &Status::Nothing { notes: Vec::new() });
     let unknown = Status::Unknown {
-        variants: Variant::ALL.to_vec(),
+        variants: Variant::IPTABLES.to_vec(),
         notes: vec!["both iptables hold rules of ours: a move was interrupted, apply again".into()],
     };
     assert_golden("status-unknown.json", &unknown);

@@ -7,10 +7,10 @@ use mesh_init::policy::{Facts, Layout};
 use proptest::prelude::*;
 use proptest::{collection, option, sample};
 
-pub(super) type Args = Vec<String>;
+pub(crate) type Args = Vec<String>;
 
 /// The flags of a command line.
-pub(super) fn flags(args: &[String]) -> Raw {
+pub(crate) fn flags(args: &[String]) -> Raw {
     let words = std::iter::once("mesh-init".to_owned()).chain(args.iter().cloned());
     match cli::parse(words.map(Into::into)) {
         Parsed::Call { flags, .. } => flags,
@@ -20,7 +20,7 @@ pub(super) fn flags(args: &[String]) -> Raw {
 }
 
 #[track_caller]
-pub(super) fn request(args: &[String]) -> Request {
+pub(crate) fn request(args: &[String]) -> Request {
     let request = validate::request(&flags(args), &Facts::default(), Faults::default());
     request.unwrap_or_else(|faults| panic!("{args:?}: {faults}"))
 }
@@ -101,11 +101,11 @@ fn ipv6() -> impl Strategy<Value = Args> {
     one("--ipv6", sample::select(vec!["auto", "on"]).prop_map(str::to_owned))
 }
 
-pub(super) fn classic() -> impl Strategy<Value = Args> {
+pub(crate) fn classic() -> impl Strategy<Value = Args> {
     (proxy(), networks("-i"), ipv6()).prop_map(|(proxy, networks, ipv6)| [proxy, networks, ipv6].concat())
 }
 
-pub(super) fn scoped() -> BoxedStrategy<Args> {
+pub(crate) fn scoped() -> BoxedStrategy<Args> {
     let id = || number(2000..2010);
     let owners = (list("--uid-owner", id(), 3), list("--gid-owner", id(), 2)).prop_map(|(uids, gids)| {
         let owners = [uids, gids].concat();
@@ -196,7 +196,7 @@ fn today() -> BoxedStrategy<Args> {
 }
 
 /// Our reading of the istio layout, said by name or by an option that no other layout has.
-pub(super) fn istio() -> impl Strategy<Value = Args> {
+pub(crate) fn istio() -> impl Strategy<Value = Args> {
     let by = prop_oneof![
         Just(vec!["--layout".to_owned(), "istio".to_owned()]),
         // A list is joined, so it adds to others.
@@ -206,13 +206,13 @@ pub(super) fn istio() -> impl Strategy<Value = Args> {
 }
 
 /// istio-iptables to the letter.
-pub(super) fn letter() -> impl Strategy<Value = Args> {
+pub(crate) fn letter() -> impl Strategy<Value = Args> {
     let by = vec!["--layout".to_owned(), "istio-iptables".to_owned()];
     (proxy(), today()).prop_map(move |(proxy, today)| [proxy, today, by.clone()].concat())
 }
 
 /// A command line of each layout that is ours to shape.
-pub(super) fn ours() -> impl Strategy<Value = (Layout, Args)> {
+pub(crate) fn ours() -> impl Strategy<Value = (Layout, Args)> {
     prop_oneof![
         classic().prop_map(|args| (Layout::Classic, args)),
         scoped().prop_map(|args| (Layout::Scoped, args)),
@@ -221,7 +221,7 @@ pub(super) fn ours() -> impl Strategy<Value = (Layout, Args)> {
 }
 
 /// The same, and upstream's letter.
-pub(super) fn every() -> impl Strategy<Value = (Layout, Args)> {
+pub(crate) fn every() -> impl Strategy<Value = (Layout, Args)> {
     prop_oneof![
         3 => ours(),
         1 => letter().prop_map(|args| (Layout::IstioIptables, args)),

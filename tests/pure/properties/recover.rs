@@ -4,11 +4,13 @@
 
 use mesh_init::backend::Observed;
 use mesh_init::backend::claim::Claim;
+use mesh_init::backend::observed::Present;
 use mesh_init::backend::plan;
 use mesh_init::policy::Families;
 use mesh_init::policy::settings::Variant;
 use mesh_init::rules::RuleSet;
 use mesh_init::rules::compile::compile;
+use mesh_init::rules::compile::native::native;
 use proptest::prelude::*;
 use proptest::sample;
 
@@ -62,6 +64,25 @@ fn recovers(args: &Args, families: Families) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// What is said of nftables' rules makes those rules.
+fn recovers_native(args: &Args, families: Families) -> Result<(), TestCaseError> {
+    if untold(args) {
+        return Ok(());
+    }
+    let request = given::request(args);
+    let rules = native(&request.policy, request.layout, families);
+    let routing: Vec<Present> =
+        rules.routing.iter().map(|what| Present { what: *what, ours: true, priority: None }).collect();
+    let Some(found) = recovery::request(&rules, &routing) else {
+        prop_assert!(rules.chains.is_empty(), "nothing is recognised");
+        return Ok(());
+    };
+    let again = native(&found.policy, found.layout, families);
+    let said = format!("{} says {} {}", args.join(" "), found.layout, found.policy);
+    prop_assert!(plan::same_native(&rules, &again), "{said}\n{rules:#?}\n{again:#?}");
+    Ok(())
+}
+
 /// IPv4 alone only where nothing was said of IPv6: that it was cannot be seen in its rules.
 fn families(args: &Args) -> impl Strategy<Value = Families> + use<> {
     let said = args.iter().any(|word| word.contains(':'));
@@ -81,6 +102,16 @@ proptest! {
     #[test]
     fn what_was_made_is_said((args, families) in with_families(given::ours().prop_map(|(_, args)| args))) {
         recovers(&args, families)?;
+    }
+
+    #[test]
+    fn what_nftables_holds_is_said((args, families) in with_families(given::ours().prop_map(|(_, args)| args))) {
+        recovers_native(&args, families)?;
+    }
+
+    #[test]
+    fn what_nftables_holds_in_upstreams_place_is_said((args, families) in with_families(given::letter())) {
+        recovers_native(&args, families)?;
     }
 
     #[test]

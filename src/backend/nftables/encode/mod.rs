@@ -1,0 +1,274 @@
+//! Rules to messages.
+
+pub mod expr;
+pub mod rule;
+
+use std::collections::BTreeSet;
+
+use self::rule::Lowered;
+use super::abi::{
+    NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM, NFT_MSG_NEWTABLE, NFTA_CHAIN_HOOK,
+    NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE, NFTA_HOOK_HOOKNUM,
+    NFTA_HOOK_PRIORITY, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE, NFTA_RULE_USERDATA,
+    NFTA_TABLE_FLAGS, NFTA_TABLE_NAME, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL,
+};
+use super::set::Set;
+use super::{Batch, TABLE, nfproto, normal, table, vmap, word};
+use crate::error::{Error, Result};
+use crate::policy::Family;
+use crate::rules::{Base, Chain, Hook, Kind, RuleSet};
+
+/// How rules are spelled, where there is a choice. None changes what they mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// At least so many rules in a row that differ in nothing but port and verdict become one look-up, which
+    /// counts for none of them; `None`: every rule stays a rule.
+    pub maps: Option<usize>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { maps: Some(vmap::WORTH) }
+    }
+}
+
+/// A chain of ours as messages can say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoweredChain {
+    /// Its family, which is its table.
+    pub family: Family,
+    /// Its name.
+    pub name: String,
+    /// `None` for a chain that only rules call.
+    pub base: Option<Base>,
+    /// Its rules.
+    pub rules: Vec<Lowered>,
+}
+
+/// All chains and all sets, each set once.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tables {
+    /// In the order of the rules that they come from.
+    pub chains: Vec<LoweredChain>,
+    /// In the order in which they are first looked up.
+    pub sets: Vec<Set>,
+}
+
+/// Everything in one batch that creates and deletes nothing: what an empty namespace needs.
+///
+/// # Errors
+/// A rule cannot be said in nf_tables, or a chain is not of our tables.
+pub fn create(rules: &RuleSet, options: Options) -> Result<Batch> {
+    let tables = lower(rules, options)?;
+    let mut batch = Batch::new();
+    for family in tables.families() {
+        new_table(&mut batch, family, NLM_F_CREATE | NLM_F_EXCL);
+        tables.of(family).for_each(|chain| new_chain(&mut batch, chain));
+    }
+    for (set, id) in tables.sets.iter().zip(1..) {
+        new_set(&mut batch, set, id);
+        new_elements(&mut batch, set);
+    }
+    tables.chains.iter().for_each(|chain| new_rules(&mut batch, chain));
+    Ok(batch)
+}
+
+/// Rules as expressions and sets.
+///
+/// # Errors
+/// A rule cannot be said in nf_tables, or a chain is not of our tables.
+pub fn lower(rules: &RuleSet, options: Options) -> Result<Tables> {
+    let mut tables = Tables::default();
+    let mut known = BTreeSet::new();
+    for chain in &normal(rules).chains {
+        if chain.table != table() {
+            return Err(Error::refused(format!(
+                "chain {} of table {} is not of our table",
+                chain.name, chain.table
+            )));
+        }
+        let mut lowered = Vec::with_capacity(chain.rules.len());
+        let mut number = 0;
+        for run in vmap::runs(&chain.rules, options.maps) {
+            let made = if run.len() > 1 { vmap::lower(chain.family, run) } else { each(chain.family, run) };
+            let made = made.map_err(|why| fault(chain, number + 1, &why))?;
+            number += run.len();
+            for (rule, sets) in made {
+                lowered.push(rule);
+                for set in sets
+                    .into_iter()
+                    .filter(|set| known.insert((set.family, set.name.clone())))
+                    .collect::<Vec<_>>()
+                {
+                    tables.sets.push(set);
+                }
+            }
+        }
+        let (family, name, base) = (chain.family, chain.name.clone(), chain.base);
+        tables.chains.push(LoweredChain { family, name, base, rules: lowered });
+    }
+    Ok(tables)
+}
+
+/// A rule that was lowered, and the sets that it looks into.
+pub type WithSets = (Lowered, Vec<Set>);
+
+fn each(family: Family, rules: &[crate::rules::Rule]) -> std::result::Result<Vec<WithSets>, String> {
+    let made: std::result::Result<Vec<_>, _> = rules.iter().map(|rule| rule::lower(family, rule)).collect();
+    Ok(made?.concat())
+}
+
+fn fault(chain: &Chain, number: usize, why: &str) -> Error {
+    let (family, name) = (word(chain.family), &chain.name);
+    Error::refused(format!("rule {number} of chain {name} ({family}) cannot be said in nf_tables: {why}"))
+}
+
+impl Tables {
+    /// The families that have a table.
+    #[must_use]
+    pub fn families(&self) -> BTreeSet<Family> {
+        self.chains.iter().map(|chain| chain.family).collect()
+    }
+
+    /// The chains of a family.
+    pub fn of(&self, family: Family) -> impl Iterator<Item = &LoweredChain> {
+        self.chains.iter().filter(move |chain| chain.family == family)
+    }
+}
+
+/// Adds the table of a family; one that sleeps is woken (`NFT_TABLE_F_DORMANT`).
+pub(super) fn new_table(batch: &mut Batch, family: Family, flags: u16) {
+    let object = format!("table {} {TABLE}", word(family));
+    batch.push((NFT_MSG_NEWTABLE, flags, nfproto(family)), object, "", |body| {
+        body.text(NFTA_TABLE_NAME, TABLE);
+        body.u32(NFTA_TABLE_FLAGS, 0);
+    });
+}
+
+/// Adds a chain, without its rules; of one that is there, the policy is set.
+pub(super) fn new_chain(batch: &mut Batch, chain: &LoweredChain) {
+    let object = format!("chain {} of table {} {TABLE}", chain.name, word(chain.family));
+    let needs = match chain.base.map(|base| base.kind) {
+        Some(Kind::Nat) => "chains of type nat (CONFIG_NFT_NAT)",
+        Some(Kind::Route) => "chains of type route (CONFIG_NF_TABLES_IPV4, CONFIG_NF_TABLES_IPV6)",
+        Some(Kind::Filter) | None => "",
+    };
+    batch.push((NFT_MSG_NEWCHAIN, NLM_F_CREATE, nfproto(chain.family)), object, needs, |body| {
+        body.text(NFTA_CHAIN_TABLE, TABLE);
+        body.text(NFTA_CHAIN_NAME, &chain.name);
+        if let Some(base) = chain.base {
+            body.nest(NFTA_CHAIN_HOOK, |hook| {
+                hook.u32(NFTA_HOOK_HOOKNUM, hook_number(base.hook));
+                hook.u32(NFTA_HOOK_PRIORITY, base.priority.cast_unsigned());
+            });
+            body.u32(NFTA_CHAIN_POLICY, u32::from(base.accepts));
+            body.text(NFTA_CHAIN_TYPE, kind_word(base.kind));
+        }
+    });
+}
+
+/// Adds all rules of a chain behind those that it has.
+pub(super) fn new_rules(batch: &mut Batch, chain: &LoweredChain) {
+    for (rule, number) in chain.rules.iter().zip(1..) {
+        let object = format!("rule {number} of chain {} of table {} {TABLE}", chain.name, word(chain.family));
+        let flags = NLM_F_CREATE | NLM_F_APPEND;
+        batch.push((NFT_MSG_NEWRULE, flags, nfproto(chain.family)), object, rule.needs.join(", "), |body| {
+            body.text(NFTA_RULE_TABLE, TABLE);
+            body.text(NFTA_RULE_CHAIN, &chain.name);
+            body.nest(NFTA_RULE_EXPRESSIONS, |list| list.raw(&rule.expressions));
+            if !rule.userdata.is_empty() {
+                body.bytes(NFTA_RULE_USERDATA, &rule.userdata);
+            }
+        });
+    }
+}
+
+/// Adds a set, empty; `id` is its number in the batch.
+pub(super) fn new_set(batch: &mut Batch, set: &Set, id: u32) {
+    let object = format!("set {} of table {} {TABLE}", set.name, word(set.family));
+    batch.push((NFT_MSG_NEWSET, NLM_F_CREATE, nfproto(set.family)), object, "", |body| set.write(id, body));
+}
+
+/// Adds the elements of a set, in as many messages as they need.
+pub(super) fn new_elements(batch: &mut Batch, set: &Set) {
+    for chunk in set.chunks() {
+        let object = format!("elements of set {} of table {} {TABLE}", set.name, word(set.family));
+        batch.push((NFT_MSG_NEWSETELEM, NLM_F_CREATE, nfproto(set.family)), object, "", |body| {
+            set.write_elements(chunk, body);
+        });
+    }
+}
+
+/// linux/netfilter.h, `nf_inet_hooks`.
+#[must_use]
+pub const fn hook_number(hook: Hook) -> u32 {
+    match hook {
+        Hook::Prerouting => 0,
+        Hook::Input => 1,
+        Hook::Forward => 2,
+        Hook::Output => 3,
+        Hook::Postrouting => 4,
+    }
+}
+
+/// The name of a chain's type (net/netfilter/nft_chain_filter.c and its neighbours).
+#[must_use]
+pub const fn kind_word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Filter => "filter",
+        Kind::Nat => "nat",
+        Kind::Route => "route",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::RuleId;
+    use crate::rules::{Match, Protocol, Rule, Table, Test, Verdict};
+
+    fn chain(rules: Vec<Rule>) -> RuleSet {
+        let chain = Chain { family: Family::V4, table: table(), name: "output".into(), base: None, rules };
+        RuleSet { chains: vec![chain], routing: Vec::new() }
+    }
+
+    #[test]
+    fn what_cannot_be_said_is_named() {
+        let refused = |tests: Vec<Test>, verdict| {
+            let matches = tests.into_iter().map(Match::is).collect();
+            let rules = vec![
+                Rule::new(RuleId::OutboundAll, Vec::new(), Verdict::Accept),
+                Rule::new(RuleId::OutboundAll, matches, verdict),
+            ];
+            create(&chain(rules), Options::default()).expect_err("a refusal").to_string()
+        };
+        let port = Test::DestinationPort(vec!["80".parse().unwrap()]);
+        for (tests, verdict, word) in [
+            (vec![Test::Opaque("-m limit".into())], Verdict::Accept, "-m limit"),
+            (vec![], Verdict::Opaque("-j LOG".into()), "-j LOG"),
+            (vec![port.clone()], Verdict::Accept, "protocol"),
+            (vec![Test::Protocol(Protocol::Other("icmp".into())), port], Verdict::Accept, "protocol"),
+            (vec![Test::Protocol(Protocol::Other("nonsense".into()))], Verdict::Accept, "nonsense"),
+            (vec![Test::Protocol(Protocol::Udp), Test::FirstPacket], Verdict::Accept, "tcp"),
+            (vec![Test::Destination(vec!["fd00::/8".parse().unwrap()])], Verdict::Accept, "fd00::/8"),
+            (vec![Test::OwnerUid(vec![])], Verdict::Accept, "empty"),
+            (vec![], Verdict::Dnat("[::1]:80".parse().unwrap()), "[::1]:80"),
+            (vec![], Verdict::Dnat("1.2.3.4:0".parse().unwrap()), "1.2.3.4:0"),
+        ] {
+            let said = refused(tests, verdict);
+            assert!(said.starts_with("rule 2 of chain output (ip)") && said.contains(word), "{said}");
+        }
+        let mut rules = chain(vec![]);
+        rules.chains[0].table = Table::Nat;
+        assert!(create(&rules, Options::default()).is_err());
+    }
+
+    #[test]
+    fn equal_sets_are_one() {
+        let ports = Test::DestinationPort(vec!["80".parse().unwrap(), "443".parse().unwrap()]);
+        let matches = vec![Match::is(Test::Protocol(Protocol::Udp)), Match::is(ports)];
+        let rule = Rule::new(RuleId::OutboundPort, matches, Verdict::Accept);
+        let tables = lower(&chain(vec![rule.clone(), rule]), Options::default()).unwrap();
+        assert_eq!((tables.sets.len(), tables.chains[0].rules.len()), (1, 2));
+    }
+}

@@ -1,0 +1,62 @@
+//! Our tables of nftables: read and changed by netlink, without a program.
+
+use std::time::{Duration, Instant};
+
+use crate::backend::nftables::{self, Options, batch::next_generation, decode, plan};
+use crate::error::{Class, Result};
+use crate::rules::{RuleSet, Table};
+use crate::sys::nftables::Nftables;
+
+/// How long a change is tried again while others change rules of nf_tables.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What is in our tables.
+///
+/// # Errors
+/// The kernel refuses to tell.
+pub fn read() -> Result<RuleSet> {
+    Ok(decode(&Nftables::open()?.tables(nftables::TABLE)?.messages).rules)
+}
+
+/// What is in all tables of the families ip, ip6 and inet, and which chains the kernel calls where the model has no hook.
+///
+/// # Errors
+/// The kernel refuses to tell.
+pub fn everything() -> Result<(RuleSet, Vec<String>)> {
+    let decoded = decode(&Nftables::open()?.everything()?.messages);
+    Ok((decoded.rules, decoded.beyond))
+}
+
+/// Whether a table of `family` is one that iptables shows.
+#[must_use]
+pub fn is_of_iptables(table: &Table) -> bool {
+    match table {
+        Table::Raw | Table::Mangle | Table::Nat | Table::Filter => true,
+        Table::Other(name) => name == "security",
+    }
+}
+
+/// Makes our tables hold `wanted`, without a gap. Others may commit meanwhile: then it is looked at again.
+///
+/// # Errors
+/// The kernel refuses, or others change rules all the time.
+pub fn change(wanted: &RuleSet) -> Result<()> {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        match once(wanted) {
+            Err(error) if error.class == Class::TryAgain && Instant::now() < end => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+fn once(wanted: &RuleSet) -> Result<()> {
+    let nftables = Nftables::open()?;
+    let snapshot = nftables.tables(nftables::TABLE)?;
+    let mut generation = snapshot.generation;
+    for batch in plan::plan(wanted, &decode(&snapshot.messages), Options::default())? {
+        nftables.commit(&batch.bytes(Some(generation))?, batch.objects())?;
+        generation = next_generation(generation);
+    }
+    Ok(())
+}
