@@ -85,6 +85,8 @@ impl Conn {
 
 #[derive(Clone)]
 struct Builder {
+    /// The keys that were said.
+    said: Vec<String>,
     direction: Direction,
     protocol: Protocol,
     source: Option<SocketAddr>,
@@ -103,6 +105,7 @@ struct Builder {
 impl Builder {
     fn new(direction: Direction, protocol: Protocol) -> Builder {
         Builder {
+            said: Vec::new(),
             direction,
             protocol,
             source: None,
@@ -125,8 +128,10 @@ impl Builder {
         let over_lo = self.interface == Some(IfName::lo());
         let local = self.local.unwrap_or(!outbound || loopback || over_lo);
         let source = self.source.unwrap_or_else(|| {
-            // The kernel sends to an own address from that very address.
+            // The kernel sends to an own address from that very address, but the route of 127.0.0.0/8 has a source of
+            // its own (net/ipv4/route.c, `fib_prefsrc`; measured).
             let address = match (outbound && local, destination.ip()) {
+                (true, IpAddr::V4(own)) if own.is_loopback() => Ipv4Addr::LOCALHOST.into(),
                 (true, own) => own,
                 (false, IpAddr::V4(_)) => V4.into(),
                 (false, IpAddr::V6(_)) => V6.into(),
@@ -194,15 +199,19 @@ impl Builder {
     }
 
     fn word(&mut self, word: &str, before_arrow: bool) -> Result<(), String> {
-        if let Some((key, value)) = word.split_once('=') {
+        if let Some((key, value)) = word.split_once('=').filter(|_| !before_arrow) {
+            if self.said.iter().any(|said| said == key) {
+                return Err(format!("{word}: {key}= is said twice"));
+            }
+            self.said.push(key.to_owned());
             return self.key(key, value);
         }
         match address(word, &self.protocol, before_arrow) {
             Ok(address) if before_arrow && self.source.is_none() => self.source = Some(address),
             Ok(address) if !before_arrow && self.destination.is_none() => self.destination = Some(address),
             Ok(_) => return Err(format!("{word}: one address too many")),
-            // What begins like an address is one that is wrong.
-            Err(why) if word.contains([':', '[', '.']) => return Err(why),
+            // What begins like an address, or points at another, is one that is wrong.
+            Err(why) if before_arrow || word.contains([':', '[', '.']) => return Err(why),
             Err(_) if self.interface.is_some() => return Err(format!("{word}: one interface too many")),
             Err(_) => {
                 self.interface = Some(word.parse().map_err(|_| is_no(word, "interface name or address"))?)

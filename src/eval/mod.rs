@@ -2,6 +2,7 @@
 
 pub mod conn;
 pub mod decision;
+mod opaque;
 pub mod probing;
 pub mod sockets;
 pub mod typical;

@@ -3,12 +3,15 @@
 //! Documentation/networking/netfilter and nf_tables: the base chains of a hook are called in order of their
 //! priority; an accepting verdict ends its base chain only. nat chains are called for a connection's first packet,
 //! and only until one of them translates it (net/netfilter/nf_nat_core.c, `nf_nat_inet_fn`); a connection that
-//! begins here has its destination decided on the way out, also if it comes back over lo.
+//! begins here has its destination decided on the way out, also if it comes back over lo. Every chain of a hook sees
+//! the interfaces with which the hook began, whatever the chains before it did to the packet's routing
+//! (net/netfilter/core.c, `nf_hook_slow` hands on one `nf_hook_state`; measured).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::conn::Conn;
 use super::decision::{Capture, Decision, Outcome, Place, Reason, Step, Tried, Way};
+use super::opaque::{Known, opaque};
 use super::probing::Direction;
 use crate::policy::{Family, IfName, Mark, Port};
 use crate::rules::{
@@ -20,31 +23,9 @@ use crate::rules::{
 const DEEPEST: usize = 16;
 /// How many rules that are not understood are tried both ways.
 const FORKS: usize = 6;
-/// Targets of iptables after which the next rule follows, and which change nothing that is looked at here.
-const HARMLESS: [&str; 22] = [
-    "LOG",
-    "NFLOG",
-    "ULOG",
-    "TRACE",
-    "AUDIT",
-    "CHECKSUM",
-    "CLASSIFY",
-    "TCPMSS",
-    "TCPOPTSTRIP",
-    "TTL",
-    "HL",
-    "DSCP",
-    "TOS",
-    "SECMARK",
-    "CONNSECMARK",
-    "IDLETIMER",
-    "LED",
-    "RATEEST",
-    "SET",
-    "TEE",
-    "ECN",
-    "HMARK",
-];
+/// Where the kernel calls all nat chains of a hook, whatever their own priorities, which order them among each other
+/// alone (linux/netfilter_ipv4.h, `NF_IP_PRI_NAT_DST`; net/netfilter/nf_nat_core.c, `nf_nat_register_fn`).
+const NAT: i32 = -100;
 
 /// What becomes of `conn` under `sets`: of one table and chain each name stands for one thing in each of them. Base
 /// chains of equal priority are taken in the order of the sets.
@@ -98,14 +79,24 @@ struct Walk<'a, 'c> {
     address: Option<IpAddr>,
     port: u16,
     arriving: Option<IfName>,
+    /// `None` if it is not known: it passes through, or was sent another way.
     leaving: Option<IfName>,
     /// A socket is known.
     sends: bool,
+    /// The destination is an address of this host.
+    own: bool,
+    /// It is delivered here, which routing by mark does with any destination.
     here: bool,
     mark: u32,
     connmark: u32,
-    captured: Option<(Port, Capture)>,
+    /// The socket that TPROXY gives it to.
+    given: Option<Port>,
+    /// The port that REDIRECT sends it to.
+    redirected: Option<Port>,
+    /// DNAT sends it elsewhere.
     translated: bool,
+    /// By which interface DNAT sends it away is not known.
+    strayed: bool,
     dropped: bool,
     by: Option<Place<'a>>,
     /// What let it pass last.
@@ -125,11 +116,14 @@ impl<'a, 'c> Walk<'a, 'c> {
             arriving: (!outbound).then(|| conn.interface.clone()),
             leaving: outbound.then(|| conn.interface.clone()),
             sends: outbound,
+            own: conn.local,
             here: conn.local,
             mark: conn.mark,
             connmark: conn.connmark,
-            captured: None,
+            given: None,
+            redirected: None,
             translated: false,
+            strayed: false,
             dropped: false,
             by: None,
             passed: None,
@@ -139,12 +133,16 @@ impl<'a, 'c> Walk<'a, 'c> {
     fn run(&mut self) -> Result<(), Unsure<'a>> {
         if self.conn.direction == Direction::Outbound {
             self.hook(Hook::Output)?;
-            if self.here && !self.dropped {
+            if self.dropped {
+                return Ok(());
+            }
+            if self.here {
                 let lo = IfName::lo();
                 self.leaving = Some(lo);
                 self.trail.push(Step::Way(Way::Back));
-            } else if let Some(leaving) = self.leaving.clone() {
-                self.trail.push(Step::Way(Way::Away(leaving)));
+            } else {
+                self.leaving = self.leaving.take().filter(|_| !self.strayed);
+                self.trail.push(Step::Way(self.leaving.clone().map_or(Way::Forward, Way::Away)));
             }
             self.hook(Hook::Postrouting)?;
             if !self.here || self.dropped {
@@ -154,16 +152,13 @@ impl<'a, 'c> Walk<'a, 'c> {
             self.sends = false;
         }
         self.hook(Hook::Prerouting)?;
-        let tproxied = matches!(self.captured, Some((_, Capture::Tproxy)));
-        if tproxied && !self.here && self.routed_here() {
-            self.here = true;
-        }
-        if tproxied && !self.here {
-            // Without its routing rule the packet is not delivered: it goes on to where it was meant to go.
-            self.captured = None;
-        }
         if self.dropped {
             return Ok(());
+        }
+        self.here = self.here || self.routed_here();
+        if !self.here {
+            // Without its routing rule the packet is not delivered: it goes on to where it was meant to go.
+            self.given = None;
         }
         if self.here {
             let arriving = self.arriving.clone().unwrap_or_else(IfName::lo);
@@ -176,10 +171,17 @@ impl<'a, 'c> Walk<'a, 'c> {
     }
 
     fn decision(self) -> Decision<'a> {
-        let outcome = match (self.dropped, self.captured, self.translated, self.address) {
+        let outcome = match (self.dropped, self.given, self.redirected, self.address) {
             (true, ..) => Outcome::Dropped,
-            (_, Some((port, by)), ..) => Outcome::Captured { port, by },
-            (_, _, true, Some(address)) => Outcome::Translated(SocketAddr::new(address, self.port)),
+            // The socket is TPROXY's even if NAT has changed the address before or changes it after (measured;
+            // net/ipv4/netfilter/nf_tproxy_ipv4.c and net/netfilter/nf_nat_proto.c, which keeps it on arrival).
+            (_, Some(port), None, _) if !self.translated => Outcome::Captured { port, by: Capture::Tproxy },
+            (_, Some(port), ..) | (_, None, Some(port), _) => {
+                Outcome::Captured { port, by: Capture::Redirect }
+            }
+            (.., Some(address)) if self.translated => {
+                Outcome::Translated(SocketAddr::new(address, self.port))
+            }
             (..) => Outcome::Passed,
         };
         let by = if outcome == Outcome::Passed { self.passed } else { self.by };
@@ -209,7 +211,8 @@ impl<'a, 'c> Walk<'a, 'c> {
             .enumerate()
             .flat_map(|(set, rules)| rules.chains.iter().filter(of_hook).map(move |chain| (set, chain)));
         let mut chains: Vec<(usize, &'a Chain)> = chains.collect();
-        chains.sort_by_key(|(_, chain)| chain.base.map(|base| base.priority));
+        let position = |base: Base| (if base.kind == Kind::Nat { NAT } else { base.priority }, base.priority);
+        chains.sort_by_key(|(_, chain)| chain.base.map(position));
         for (set, chain) in chains {
             let Some(base) = chain.base else { continue };
             // A chain that holds nothing and lets everything through is as good as none.
@@ -238,7 +241,7 @@ impl<'a, 'c> Walk<'a, 'c> {
             ConnState::Invalid => Some(Reason::Invalid),
             ConnState::New | ConnState::Related => {
                 let began_here = hook == Hook::Prerouting && self.conn.direction == Direction::Outbound;
-                let done = self.translated || matches!(self.captured, Some((_, Capture::Redirect)));
+                let done = self.translated || self.redirected.is_some();
                 (began_here.then_some(Reason::BeganHere)).or(done.then_some(Reason::Translated))
             }
         }
@@ -258,9 +261,9 @@ impl<'a, 'c> Walk<'a, 'c> {
                 }
             }
         }
+        // net/ipv4/netfilter/iptable_mangle.c, `ipt_mangle_out`: only a mark that changed routes again.
         if base.kind == Kind::Route && self.mark != mark && self.routed_here() {
             self.here = true;
-            self.leaving = Some(IfName::lo());
         }
         Ok(())
     }
@@ -305,21 +308,20 @@ impl<'a, 'c> Walk<'a, 'c> {
                 }
                 Verdict::Redirect(port) => {
                     self.redirect(*port, base.hook);
-                    self.by = Some(decider(place, jumps));
+                    if self.given.is_none() {
+                        self.by = Some(telling(place, jumps));
+                    }
                     return Ok(End::Accepted);
                 }
                 Verdict::Dnat(to) => {
-                    self.address = Some(to.ip());
-                    self.port = to.port();
-                    self.translated = true;
-                    self.here = to.ip().is_loopback();
+                    self.dnat(*to);
                     self.by = Some(place);
                     return Ok(End::Accepted);
                 }
                 Verdict::Tproxy { port, mark } => {
                     self.mark = mark.0;
-                    self.captured = Some((*port, Capture::Tproxy));
-                    self.by = Some(decider(place, jumps));
+                    self.given = Some(*port);
+                    self.by = Some(telling(place, jumps));
                     return Ok(End::Accepted);
                 }
                 Verdict::Opaque(text) => match opaque(text) {
@@ -358,7 +360,7 @@ impl<'a, 'c> Walk<'a, 'c> {
     }
 
     fn redirect(&mut self, port: Port, hook: Hook) {
-        self.captured = Some((port, Capture::Redirect));
+        self.redirected = Some(port);
         self.port = port.number();
         // net/netfilter/nf_nat_redirect.c: what sets out goes to the loopback address, what arrives to the address
         // of the interface.
@@ -367,10 +369,21 @@ impl<'a, 'c> Walk<'a, 'c> {
             (Hook::Output, Family::V6) => Some(Ipv6Addr::LOCALHOST.into()),
             (_, _) => None,
         };
+        self.own = true;
         self.here = true;
-        if hook == Hook::Output {
-            self.leaving = Some(IfName::lo());
+    }
+
+    fn dnat(&mut self, to: SocketAddr) {
+        self.port = to.port();
+        self.translated = true;
+        if self.address == Some(to.ip()) {
+            return;
         }
+        self.address = Some(to.ip());
+        // Which other addresses this host has is not known here.
+        self.own = to.ip().is_loopback();
+        self.here = self.own;
+        self.strayed = !self.own;
     }
 
     /// Tries a rule's conditions, and tells the trail.
@@ -413,17 +426,19 @@ impl<'a, 'c> Walk<'a, 'c> {
         let port = |ranges: &[crate::policy::PortRange], port: u16| {
             Port::of(port).is_some_and(|port| ranges.iter().any(|range| range.contains(port)))
         };
-        let named = |names: &[IfName], name: &Option<IfName>| {
-            name.as_ref().is_some_and(|name| names.iter().any(|of| of.covers(name)))
-        };
         let holds = match &condition.test {
             Test::Source(nets) => nets.iter().any(|net| net.contains(conn.source.ip())),
             Test::Destination(nets) => {
                 let address = self.address?;
                 nets.iter().any(|net| net.contains(address))
             }
-            Test::InInterface(names) => named(names, &self.arriving),
-            Test::OutInterface(names) => named(names, &self.leaving),
+            Test::InInterface(names) => {
+                self.arriving.as_ref().is_some_and(|name| names.iter().any(|of| of.covers(name)))
+            }
+            Test::OutInterface(names) => {
+                let leaving = self.leaving.as_ref()?;
+                names.iter().any(|of| of.covers(leaving))
+            }
             Test::Protocol(protocol) => *protocol == conn.protocol,
             Test::SourcePort(ranges) => port(ranges, conn.source.port()),
             Test::DestinationPort(ranges) => port(ranges, self.port),
@@ -440,7 +455,8 @@ impl<'a, 'c> Walk<'a, 'c> {
                 let gid = conn.sender.as_ref().map(|sender| sender.gid);
                 gids.iter().any(|of| Some(of.number()) == gid)
             }
-            Test::DestinationIsLocal => self.here,
+            // net/netfilter/xt_addrtype.c asks for the address's own type, whatever a mark does to the routing.
+            Test::DestinationIsLocal => self.own,
             Test::ConnState(states) => states.contains(&conn.state),
             // A connection is told in the direction in which it was opened.
             Test::Answer => false,
@@ -452,29 +468,10 @@ impl<'a, 'c> Walk<'a, 'c> {
     }
 }
 
-/// The rule that decides: of a chain that does nothing but capture, the rule that leads there.
-fn decider<'a>(place: Place<'a>, jumps: &[Place<'a>]) -> Place<'a> {
-    match place.chain.rules.len() {
-        1 => jumps.last().copied().unwrap_or(place),
-        _ => place,
-    }
-}
-
-/// What is known of a verdict that is kept as text.
-enum Known {
-    /// The next rule follows.
-    Nothing,
-    /// The packet is answered with an error.
-    Dropped,
-    /// Nothing is known.
-    No,
-}
-
-fn opaque(text: &str) -> Known {
-    let target = text.strip_prefix("-j ").unwrap_or_default().split(' ').next().unwrap_or_default();
-    match target {
-        "REJECT" => Known::Dropped,
-        _ if HARMLESS.contains(&target) => Known::Nothing,
-        _ => Known::No,
+/// The rule that says why a packet is captured: the jump, if its chain does nothing but capture.
+fn telling<'a>(place: Place<'a>, jumps: &[Place<'a>]) -> Place<'a> {
+    match jumps.last() {
+        Some(jump) if place.chain.rules.len() == 1 => *jump,
+        Some(_) | None => place,
     }
 }

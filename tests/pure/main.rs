@@ -11,6 +11,7 @@
 // A module of the program that is compiled here from its own file names these from the root.
 use mesh_init::{backend, input, policy, rules};
 
+mod agree;
 mod cli;
 mod golden;
 mod layers;
