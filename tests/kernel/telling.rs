@@ -51,7 +51,7 @@ pub(crate) fn checks(list: &[Telling]) -> Vec<Check> {
     let check = |Telling { name, within, .. }: Telling| Check {
         name,
         body: Box::new(move || {
-            let verdict = child::run(name, within);
+            let verdict = child::run(name, within * patience());
             if let Verdict::Passed = verdict {
                 let told = fs::read_to_string(file(name));
                 println!("{name}: {}", told.unwrap_or_else(|error| format!("told nothing: {error}")));
@@ -60,6 +60,12 @@ pub(crate) fn checks(list: &[Telling]) -> Vec<Check> {
         }),
     };
     list.iter().copied().map(check).collect()
+}
+
+/// How many times longer than usual a case may take: `MESH_INIT_TEST_PATIENCE`, for runs with larger numbers.
+fn patience() -> u32 {
+    let factor = std::env::var("MESH_INIT_TEST_PATIENCE").unwrap_or_else(|_| "1".to_owned());
+    factor.parse().expect("MESH_INIT_TEST_PATIENCE is a number")
 }
 
 fn file(name: &str) -> PathBuf {

@@ -47,12 +47,9 @@ pub const fn highest(bits: u32) -> u128 {
 /// A network's addresses.
 #[must_use]
 pub fn of_cidr(cidr: &Cidr) -> Interval {
-    let text = cidr.to_string();
-    let address = text.split('/').next().and_then(|address| address.parse::<IpAddr>().ok());
-    let first = match address {
-        Some(IpAddr::V4(address)) => u128::from(u32::from(address)),
-        Some(IpAddr::V6(address)) => u128::from(address),
-        None => 0,
+    let first = match cidr.first_address() {
+        IpAddr::V4(address) => u128::from(u32::from(address)),
+        IpAddr::V6(address) => u128::from(address),
     };
     Interval {
         first,

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# The long forms of what the check does briefly; run in the background, once for a release.
+#
+# usage: scripts/soak.sh [PART...]      agree: ten million pairs of a policy and a connection
+#                                       replace: replacements under connecting clients, twenty times the check's
+#                                       kill: kills at any instant, twenty times the check's
+#
+# Prints each part's time; status 1 if one fails. replace and kill need root (sudo is asked if you are not).
+set -euo pipefail
+shopt -s inherit_errexit
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/lib.sh disable=SC1091
+source scripts/lib.sh
+
+parts=(agree replace kill)
+
+part_agree() {
+    MESH_INIT_AGREE_PAIRS=${MESH_INIT_AGREE_PAIRS:-10000000} \
+        cargo test --locked --profile suite --test pure -- agree::
+}
+
+# kernel FILTER VARIABLE=VALUE...: cases of the kernel suite with other numbers.
+kernel() {
+    local filter=$1 tests
+    shift
+    cargo build --locked --profile suite --bin mesh-init
+    tests=$(cargo test --locked --profile suite --test kernel --no-run --message-format=json |
+        sed -n 's/.*"executable":"\([^"]*kernel[^"]*\)".*/\1/p')
+    [[ -x $tests ]] || die 1 "the kernel tests were not built"
+    as_root env PATH="$PATH" MESH_INIT_TEST_PATIENCE=20 "$@" "$tests" "$filter"
+}
+
+part_replace() { kernel replace:: MESH_INIT_TEST_REPLACEMENTS=40000 MESH_INIT_TEST_ISTIO_REPLACEMENTS=10000; }
+
+part_kill() { kernel kill:: MESH_INIT_TEST_KILLS=4000; }
+
+for part; do
+    [[ " ${parts[*]} " == *" $part "* ]] || die 64 "no such part: $part (there are: ${parts[*]})"
+done
+need_rust
+failed=()
+for part in "${@:-${parts[@]}}"; do
+    begin=$SECONDS
+    if (set -e; "part_$part"); then outcome=ok; else outcome=FAILED failed+=("$part"); fi
+    printf '%-8s %5d s  %s\n' "$part" $((SECONDS - begin)) "$outcome"
+done
+((${#failed[@]} == 0)) || die 1 "failed: ${failed[*]}"
