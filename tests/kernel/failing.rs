@@ -69,11 +69,19 @@ fn no_iptables() {
     let before = dump(&netns);
     for verb in ["restore", "save"] {
         for flags in [CLASSIC, SCOPED] {
+            let flags: Vec<&str> = flags.split(' ').collect();
             let sbin = Sbin::new().without(&names(&Family::BOTH, verb));
-            let run = mesh_init(&netns, &flags.split(' ').collect::<Vec<_>>());
+            let run = mesh_init(&netns, &[&flags[..], &["--backend", "iptables"]].concat());
+            let without = dump(&netns);
+            // Unless one is asked for, none is needed.
+            let by_nftables = mesh_init(&netns, &flags);
+            let clean = mesh_init(&netns, &["clean"]);
             drop(sbin);
             run.code(69).says(&format!("iptables-{verb}")).says("install");
-            assert_same(&format!("without {verb}"), &before, &dump(&netns));
+            assert_same(&format!("without {verb}"), &before, &without);
+            by_nftables.code(0).says("on nftables (no iptables is installed)");
+            clean.code(0).says("table mesh_init of nftables");
+            assert_same(&format!("by nftables without {verb}"), &before, &dump(&netns));
         }
     }
     for variant in Variant::BOTH {
