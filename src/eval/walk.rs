@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::conn::Conn;
 use super::decision::{Capture, Decision, Outcome, Place, Reason, Step, Tried, Way};
-use super::opaque::{Known, opaque};
+use super::opaque::{self, Known};
 use super::probing::Direction;
 use crate::policy::{Family, IfName, Mark, Port};
 use crate::rules::{
@@ -27,11 +27,21 @@ const FORKS: usize = 6;
 /// alone (linux/netfilter_ipv4.h, `NF_IP_PRI_NAT_DST`; net/netfilter/nf_nat_core.c, `nf_nat_register_fn`).
 const NAT: i32 = -100;
 
-/// What becomes of `conn` under `sets`: of one table and chain each name stands for one thing in each of them. Base
-/// chains of equal priority are taken in the order of the sets.
+/// What becomes of `conn` under `sets`: of one table and chain each name stands for one thing in each of them.
+/// Of base chains of equal priority the one that was made last is called first (net/netfilter/core.c,
+/// `nf_hook_entries_grow`), which rules do not show: where the order of the sets makes a difference, it cannot be
+/// told.
 #[must_use]
 pub fn evaluate<'a>(sets: &[&'a RuleSet], conn: &Conn) -> Decision<'a> {
-    decide(sets, conn, &[])
+    let decision = decide(sets, conn, &[]);
+    if sets.iter().filter(|set| !set.chains.is_empty()).count() < 2 {
+        return decision;
+    }
+    let other = decide(&sets.iter().rev().copied().collect::<Vec<_>>(), conn, &[]);
+    match other.outcome == decision.outcome {
+        true => decision,
+        false => Decision { outcome: Outcome::CannotTell, by: decision.by.or(other.by), ..decision },
+    }
 }
 
 /// Tries a rule that is not understood both ways.
@@ -99,7 +109,7 @@ struct Walk<'a, 'c> {
     strayed: bool,
     dropped: bool,
     by: Option<Place<'a>>,
-    /// What let it pass last.
+    /// What let it pass last; the last clause if one did.
     passed: Option<Place<'a>>,
 }
 
@@ -137,8 +147,7 @@ impl<'a, 'c> Walk<'a, 'c> {
                 return Ok(());
             }
             if self.here {
-                let lo = IfName::lo();
-                self.leaving = Some(lo);
+                self.leaving = Some(IfName::lo());
                 self.trail.push(Step::Way(Way::Back));
             } else {
                 self.leaving = self.leaving.take().filter(|_| !self.strayed);
@@ -295,11 +304,11 @@ impl<'a, 'c> Walk<'a, 'c> {
                     continue;
                 }
                 Verdict::Return => {
-                    self.passed = Some(place);
+                    self.lets_pass(place);
                     return Ok(End::Back);
                 }
                 Verdict::Accept => {
-                    self.passed = Some(place);
+                    self.lets_pass(place);
                     return Ok(End::Accepted);
                 }
                 Verdict::Drop => {
@@ -324,8 +333,12 @@ impl<'a, 'c> Walk<'a, 'c> {
                     self.by = Some(telling(place, jumps));
                     return Ok(End::Accepted);
                 }
-                Verdict::Opaque(text) => match opaque(text) {
+                Verdict::Opaque(text) => match opaque::target(text) {
                     Known::Nothing => continue,
+                    Known::Mark { keep, flip } => {
+                        self.mark = (self.mark & keep) ^ flip;
+                        continue;
+                    }
                     Known::Dropped => {
                         self.by = Some(place);
                         return Ok(End::Dropped);
@@ -349,6 +362,14 @@ impl<'a, 'c> Walk<'a, 'c> {
             }
         }
         Ok(End::Back)
+    }
+
+    /// A clause says more than a firewall's rule that lets through, later, what is not captured by then.
+    fn lets_pass(&mut self, place: Place<'a>) {
+        let clause = |place: Place<'a>| place.rule.id.is_some();
+        if clause(place) || !self.passed.is_some_and(clause) {
+            self.passed = Some(place);
+        }
     }
 
     fn unknown(&mut self, place: Place<'a>, depth: usize) -> Unsure<'a> {
@@ -407,7 +428,7 @@ impl<'a, 'c> Walk<'a, 'c> {
                 // Whether a rule that only counts or logs is hit makes no difference.
                 let verdict = &place.rule.verdict;
                 let nothing = matches!(verdict, Verdict::Continue | Verdict::Zone(_))
-                    || matches!(verdict, Verdict::Opaque(text) if matches!(opaque(text), Known::Nothing));
+                    || matches!(verdict, Verdict::Opaque(text) if matches!(opaque::target(text), Known::Nothing));
                 let assumed = self.assumed.iter().find(|(of, _)| *of == place).map(|(_, hit)| *hit);
                 let Some(hit) = assumed.or(nothing.then_some(false)) else {
                     self.trail.push(Step::Try { place, depth, result: Tried::Either(condition) });
@@ -462,7 +483,9 @@ impl<'a, 'c> Walk<'a, 'c> {
             Test::Answer => false,
             Test::Mark(mark) => mark.0 == self.mark,
             Test::Connmark(mark) => mark.0 == self.connmark,
-            Test::Opaque(_) => return None,
+            Test::Opaque(text) => {
+                opaque::condition(text, conn.state, self.translated || self.redirected.is_some())?
+            }
         };
         Some(holds != condition.negated)
     }

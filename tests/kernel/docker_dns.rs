@@ -14,7 +14,7 @@ use crate::support::wire::{THERE, two_hosts};
 
 const RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
 /// As in a container of a network that the user defined.
-const RULES: &str = "\
+pub(crate) const RULES: &str = "\
 *nat
 :DOCKER_OUTPUT - [0:0]
 :DOCKER_POSTROUTING - [0:0]

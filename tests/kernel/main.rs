@@ -25,6 +25,7 @@ mod classic;
 mod clean;
 mod confirm;
 mod docker_dns;
+mod explain;
 mod failing;
 mod foreign;
 mod golden;
@@ -36,6 +37,7 @@ mod istio_meet;
 mod istio_ports;
 mod istio_replace;
 mod istio_tproxy;
+mod judge;
 mod kill;
 mod link_local;
 mod listing;
@@ -104,9 +106,17 @@ fn main() -> ExitCode {
         istio_meet::cases(),
         istio_tproxy::cases(),
         istio_replace::cases(),
+        judge::cases(),
+        explain::cases(),
         status::cases(),
     ];
-    let checks =
-        [self_check::checks(), listing::checks(), replace::checks(), kill::checks(), istio_replace::checks()];
+    let checks = [
+        self_check::checks(),
+        listing::checks(),
+        replace::checks(),
+        kill::checks(),
+        istio_replace::checks(),
+        judge::checks(),
+    ];
     harness::main(&cases.into_iter().flatten().collect::<Vec<_>>(), checks.into_iter().flatten().collect())
 }

@@ -25,7 +25,7 @@ const FOLDER: &str = "/run/tools";
 const PLAIN: [&str; 4] = ["iptables-restore", "iptables-save", "ip6tables-restore", "ip6tables-save"];
 
 /// No tool under any name.
-fn bare() -> Sbin {
+pub(crate) fn bare() -> Sbin {
     Sbin::new().without(&names(&Family::BOTH, "restore")).without(&names(&Family::BOTH, "save"))
 }
 

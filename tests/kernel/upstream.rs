@@ -2,7 +2,7 @@
 //! taken away, rules that only look like them, and moves between all layouts.
 
 mod beside;
-mod calls;
+pub(crate) mod calls;
 mod golden;
 mod lookalikes;
 mod moves;

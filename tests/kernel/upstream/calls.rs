@@ -13,8 +13,8 @@ use crate::support::rules::{Family, Variant, restore};
 
 /// A call of `istio-iptables`.
 #[derive(Clone, Debug)]
-pub(super) struct Golden {
-    pub(super) name: String,
+pub(crate) struct Golden {
+    pub(crate) name: String,
     args: Vec<String>,
     env: Vec<(String, String)>,
     host: String,
@@ -25,7 +25,7 @@ pub(super) struct Golden {
 }
 
 /// The names of all calls, in order.
-pub(super) fn names() -> Vec<String> {
+pub(crate) fn names() -> Vec<String> {
     let entries = fs::read_dir(folder()).expect("the golden files are there");
     let mut names: Vec<_> =
         entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
@@ -34,7 +34,7 @@ pub(super) fn names() -> Vec<String> {
 }
 
 impl Golden {
-    pub(super) fn read(name: &str) -> Self {
+    pub(crate) fn read(name: &str) -> Self {
         let text = |file: &str| {
             let path = folder().join(name).join(file);
             fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -95,7 +95,7 @@ impl Golden {
     }
 
     /// The packet mark of TPROXY, if inbound traffic is captured that way.
-    pub(super) fn mark(&self) -> Option<&str> {
+    pub(crate) fn mark(&self) -> Option<&str> {
         self.v4.lines().find_map(|line| line.strip_prefix("-A ISTIO_DIVERT -j MARK --set-mark "))
     }
 
@@ -108,7 +108,7 @@ impl Golden {
 
     /// Loads what upstream would, as upstream would.
     #[track_caller]
-    pub(super) fn load(&self, netns: &Netns, variant: Variant) {
+    pub(crate) fn load(&self, netns: &Netns, variant: Variant) {
         for family in Family::BOTH {
             if !self.text(family).is_empty() {
                 restore(netns, variant, family, self.text(family));
@@ -117,7 +117,7 @@ impl Golden {
     }
 
     /// `istio-iptables` with the flags and the variables of the call, and `more` flags, on the call's host.
-    pub(super) fn run(&self, netns: &Netns, variant: Variant, more: &[&str]) -> Run {
+    pub(crate) fn run(&self, netns: &Netns, variant: Variant, more: &[&str]) -> Run {
         self.answer_files();
         let mut words = vec!["istio-iptables"];
         words.extend(self.args.iter().map(String::as_str));
@@ -130,9 +130,14 @@ impl Golden {
         call.env("FORCE_IPTABLES_BINARY", variant.name()).run()
     }
 
+    /// What `mesh-init` is called with to make the same without a kernel.
+    pub(crate) fn words(&self) -> (&[String], &[(String, String)]) {
+        (&self.args, &self.env)
+    }
+
     /// A namespace with the addresses of the call's host. Its link never carries a packet, so that no counter
     /// moves by itself.
-    pub(super) fn namespace(&self) -> Netns {
+    pub(crate) fn namespace(&self) -> Netns {
         let netns = Netns::new("here");
         netns.ip(
             "link add eth0 address 02:00:00:00:00:01 type veth peer name far address 02:00:00:00:00:02\n\
@@ -153,7 +158,7 @@ impl Golden {
     }
 
     /// Puts the host's answers into the files that are asked.
-    fn answer_files(&self) {
+    pub(crate) fn answer_files(&self) {
         let folder = own_files();
         let servers = self.facts("nameserver").map(|server| format!("nameserver {server}\n"));
         fs::write(folder.join("resolv.conf"), servers.collect::<String>()).expect("our resolv.conf");

@@ -89,13 +89,14 @@ fn a_jump_stays_in_its_table_its_family_and_its_set() {
         ("mangle", &["-A OUTPUT -j A", "-A A -p udp -j DROP"]),
         ("nat", &["-A OUTPUT -j A", "-A A -p tcp -j REDIRECT --to-ports 1"]),
     ]);
-    let second = v4(&[("nat", &["-A OUTPUT -j A", "-A A -p tcp -j REDIRECT --to-ports 2"])]);
+    let second = v4(&[("nat", &["-A OUTPUT -j A", "-A A -p udp -j REDIRECT --to-ports 2"])]);
     let mut v6 = of(Family::V6, &[("nat", &["-A OUTPUT -j A", "-A A -p tcp -j REDIRECT --to-ports 6"])]);
     v6.chains.extend(first.chains.clone());
     assert_eq!(outcome(&[&v6], OUT), redirected(1));
     assert_eq!(outcome(&[&v6], "out tcp [fd00::9]:80"), redirected(6));
-    assert_eq!(outcome(&[&second, &first], OUT), redirected(2), "sets of equal priority in their order");
+    assert_eq!(outcome(&[&second, &first], OUT), redirected(1));
     assert_eq!(outcome(&[&first, &second], OUT), redirected(1));
+    assert_eq!(outcome(&[&second], "out udp 10.1.2.3:80"), redirected(2));
     assert_eq!(outcome(&[&v6], "out udp 10.1.2.3:80"), Outcome::Dropped);
 }
 
