@@ -94,7 +94,7 @@ pub(super) fn prepare(request: &Request, environment: &Environment) -> Result<Re
     let families = choose::families(policy.ipv6, &observed, choice.variant, &machine.tools)?;
     let mut wanted = compile_for(policy, *layout, families, choice.variant);
     if settings.confirm_within.is_some() {
-        confirm::mark(&mut wanted);
+        confirm::mark(&mut wanted, choice.variant);
     }
     observed.claim = Claim { named: wanted.clone(), all: settings.all };
     let plan = plan::plan(&wanted, choice.variant, &observed);

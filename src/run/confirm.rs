@@ -13,7 +13,7 @@ use crate::host::{self, Machine, namespace, observe, preflight};
 use crate::policy::Family;
 use crate::policy::settings::{Settings, Variant};
 use crate::report::Confirmed;
-use crate::rules::compile::own;
+use crate::rules::compile::{native, own};
 use crate::rules::{RuleSet, Table};
 use crate::sys::holder::{self, Holder};
 use crate::sys::lock::Lock;
@@ -23,10 +23,10 @@ const TRIES: u32 = 1800;
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Adds the mark of a change that waits.
-pub(super) fn mark(wanted: &mut RuleSet) {
+pub(super) fn mark(wanted: &mut RuleSet, variant: Variant) {
     let mut mark = own(Family::V4, ownership::UNCONFIRMED, Vec::new());
-    if let Some(chain) = wanted.chains.iter().find(|chain| ownership::is_our_table(&chain.table)) {
-        mark.table = chain.table.clone();
+    if variant == Variant::Native {
+        mark.table = Table::Other(native::TABLE.to_owned());
     }
     wanted.chains.push(mark);
 }

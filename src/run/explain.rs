@@ -145,8 +145,12 @@ fn live(settings: &Settings, environment: &Environment) -> crate::error::Result<
     let mut notes: Vec<String> = look
         .unreadable
         .iter()
-        .filter(|(variant, ..)| *variant == Variant::Legacy)
-        .map(|(variant, family, why)| format!("{family} rules of {variant} are here and do not count: {why}"))
+        .map(|(variant, family, why)| match variant {
+            Variant::Nft | Variant::Native => {
+                format!("{family} rules of {variant} are read without it, in part as text: {why}")
+            }
+            Variant::Legacy => format!("{family} rules of {variant} are here and do not count: {why}"),
+        })
         .collect();
     // nft's own tables, and those of iptables-nft that it cannot read itself.
     let mut native = RuleSet::default();

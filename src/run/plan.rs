@@ -1,7 +1,7 @@
 //! `plan`: what would be done, and nothing of it.
 
 use super::{Environment, apply};
-use crate::backend::nftables::script::script;
+use crate::backend::nftables::{self, script::script};
 use crate::backend::plan::{self, Switch};
 use crate::error::Result;
 use crate::host::namespace;
@@ -45,13 +45,23 @@ pub(super) fn pure(request: &Request) -> Planned {
 /// Our tables of nftables as they are to be; nothing is left of those that are not wanted.
 fn switched(switch: &Switch) -> Vec<(Family, String, String)> {
     let what = format!("table {} of {}", native::TABLE, Variant::Native);
-    let mut tables: Vec<_> =
-        script(&switch.to).into_iter().map(|(family, text)| (family, what.clone(), text)).collect();
+    let wanted = script(&switch.to);
+    let mut tables = Vec::new();
     for family in Family::both() {
-        let gone = switch.to.tables(family).is_empty() && !switch.from.tables(family).is_empty();
-        if gone {
-            let of = if family == Family::V4 { "ip" } else { "ip6" };
-            tables.push((family, what.clone(), format!("delete table {of} {}\n", native::TABLE)));
+        let of = nftables::word(family);
+        // nft adds to a table that is there.
+        let there = !switch.from.tables(family).is_empty();
+        let table = native::TABLE;
+        let gone = match there {
+            // The first line is for one that has gone by then.
+            true => format!("table {of} {table}\ndelete table {of} {table}\n"),
+            false => String::new(),
+        };
+        let text: String =
+            wanted.iter().filter(|(of, _)| *of == family).map(|(_, text)| text.as_str()).collect();
+        let text = gone + &text;
+        if !text.is_empty() {
+            tables.push((family, what.clone(), text));
         }
     }
     tables

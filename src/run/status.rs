@@ -86,7 +86,7 @@ pub(super) fn policy_of(
     let whole = both.as_ref().is_some_and(|request| {
         let mut wanted = compile_for(&request.policy, request.layout, families, variant);
         if confirm::is_marked(rules) {
-            confirm::mark(&mut wanted);
+            confirm::mark(&mut wanted, variant);
         }
         let claim = Claim { named: wanted.clone(), all: false };
         plan::plan(&wanted, variant, &Observed { claim, ..observed.clone() }).is_empty()

@@ -119,7 +119,7 @@ fn of_request(request: &Request, observed: &mut Observed, machine: &host::Machin
     let families = choose::families(policy.ipv6, observed, choice.variant, &machine.tools)?;
     let mut wanted = compile_for(policy, *layout, families, choice.variant);
     if confirm::is_marked(&observed.of(choice.variant)) {
-        confirm::mark(&mut wanted);
+        confirm::mark(&mut wanted, choice.variant);
     }
     observed.claim = Claim { named: wanted.clone(), all: settings.all };
     Ok(Expected { policy: policy.clone(), wanted, families, variant: choice.variant })
@@ -148,7 +148,7 @@ fn of_rules(observed: &mut Observed, settings: &Settings) -> Option<Expected> {
     let families = if observed.ipv6 && meant { Families::Both } else { Families::V4 };
     let mut wanted = compile_for(&request.policy, request.layout, families, variant);
     if confirm::is_marked(&rules) {
-        confirm::mark(&mut wanted);
+        confirm::mark(&mut wanted, variant);
     }
     observed.claim = Claim { named: wanted.clone(), all: settings.all };
     Some(Expected { policy: request.policy, wanted, families, variant })

@@ -62,7 +62,7 @@ fn refuses(theirs: Variant, rules: &str) {
     let calls: [&[&str]; 3] = [&CLASSIC, &VM, &["clean"]];
     for call in calls {
         for ours in [None, Some(Variant::Legacy), Some(Variant::Nft)] {
-            let flag = ours.map(|ours| ["--iptables-variant", ours.name()]);
+            let flag = ours.map(|ours| ours.flags());
             let words: Vec<_> = call.iter().copied().chain(flag.into_iter().flatten()).collect();
             let run = mesh_init(&netns, &words).code(69);
             assert_same(&format!("after {run}"), &before, &dump(&netns));

@@ -125,7 +125,7 @@ fn verify_restores(variant: Variant) {
     for flush in [
         (|netns, variant| flush_by_iptables(netns, variant)) as fn(&Netns, Variant),
         |netns, variant| match variant {
-            Variant::Nft => drop(Run::new(netns, "nft", &["flush", "ruleset"]).ok()),
+            Variant::Nft | Variant::Native => drop(Run::new(netns, "nft", &["flush", "ruleset"]).ok()),
             Variant::Legacy => drop(Run::new(netns, "iptables-legacy", &["-t", "nat", "-F", "OUTPUT"]).ok()),
         },
         |netns, variant| {

@@ -15,7 +15,7 @@ const APP: Who = Who::user(1000);
 const PROXY: Who = Who::user(1337);
 
 pub(crate) fn cases() -> Vec<Case> {
-    Case::all_for_each_variant(&[
+    Case::all_for_each_carrier(&[
         ("classic::outbound", outbound),
         ("classic::inbound", inbound),
         ("classic::proxy_uid", proxy_uid),
@@ -36,8 +36,7 @@ fn captured(variant: Variant, flags: &[&str]) -> (Netns, Netns) {
     Service::tcp(&here, PROXY, "proxy", &[15001]);
     Service::tcp(&here, Who::ROOT, "here", &[22, 80]);
     Service::tcp(&there, Who::ROOT, "there", &[22, 53, 80]);
-    let mut words = vec!["-p", "15001", "--iptables-variant", variant.name()];
-    words.extend(flags);
+    let words = [&["-p", "15001"], &variant.flags()[..], flags].concat();
     mesh_init(&here, &words).ok();
     (here, there)
 }

@@ -11,7 +11,7 @@ use crate::support::netns::Netns;
 use crate::support::rules::{Family, Variant, assert_differs, assert_same, dump, restore};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let cases = Case::all_for_each_variant(&[
+    let mut cases = Case::all_for_each_carrier(&[
         ("clean::ours_alone", ours_alone),
         ("clean::docker", |ours| beside(ours, |netns, theirs| foreign::load(netns, theirs, DOCKER))),
         ("clean::firewalld", |ours| beside(ours, |netns, theirs| foreign::load(netns, theirs, FIREWALLD))),
@@ -21,8 +21,8 @@ pub(crate) fn cases() -> Vec<Case> {
         ("clean::all_of_them", |ours| beside(ours, all_of_them)),
         ("clean::other_mesh_before", other_mesh_before),
         ("clean::other_mesh_after", other_mesh_after),
-        ("clean::jumps_from_elsewhere", jumps_from_elsewhere),
     ]);
+    cases.extend(Case::each_variant("clean::jumps_from_elsewhere", jumps_from_elsewhere));
     cases.into_iter().map(|case| case.within(MINUTE)).collect()
 }
 
@@ -31,7 +31,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const LAYOUTS: [&[&str]; 2] = [&CLASSIC, &VM];
 
 fn apply(netns: &Netns, ours: Variant, layout: &[&str]) -> Run {
-    let words: Vec<_> = layout.iter().copied().chain(["--iptables-variant", ours.name()]).collect();
+    let words: Vec<_> = layout.iter().copied().chain(ours.flags()).collect();
     mesh_init(netns, &words)
 }
 

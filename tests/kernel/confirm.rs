@@ -50,6 +50,24 @@ pub(crate) fn cases() -> Vec<Case> {
         ("confirm::tool_fails_at_the_end", tool_fails_at_the_end),
     ]);
     cases.extend(slow.into_iter().map(|case| case.within(Duration::from_secs(120))));
+    cases.extend(Case::all_native(&[
+        ("confirm::in_time", in_time),
+        ("confirm::holder_killed", holder_killed),
+        ("confirm::asked_to_end", asked_to_end),
+        ("confirm::a_second_one", a_second_one),
+        ("confirm::overtaken", overtaken),
+        ("confirm::nothing_to_change", nothing_to_change),
+        ("confirm::routing_of_others", routing_of_others),
+        ("confirm::strangers", strangers),
+        ("confirm::silent_connections", silent_connections),
+        ("confirm::lookalikes_of_tproxy", lookalikes_of_tproxy),
+    ]));
+    let slow = Case::all_native(&[
+        ("confirm::not_confirmed", not_confirmed),
+        ("confirm::terminal_gone", terminal_gone),
+        ("confirm::killed", killed),
+    ]);
+    cases.extend(slow.into_iter().map(|case| case.within(Duration::from_secs(120))));
     cases.push(Case::new("confirm::refused", refused));
     cases.push(Case::new("confirm::times", times));
     cases.push(Case::new("confirm::holder_has_nothing", holder_has_nothing));
@@ -62,7 +80,7 @@ const LONG: &str = "60s";
 
 /// A command line that holds for `within`.
 fn words<'a>(variant: Variant, flags: &'a str, within: &'a str) -> Vec<&'a str> {
-    flags.split(' ').chain(["--iptables-variant", variant.name(), "--confirm-within", within]).collect()
+    flags.split(' ').chain(variant.flags()).chain(["--confirm-within", within]).collect()
 }
 
 /// Applies `flags` on condition; the process that waits.
@@ -401,7 +419,8 @@ fn overtaken(variant: Variant) {
         let waiting = hold(&netns, variant, CLASSIC, "2s");
         let args: Vec<_> = line.split(' ').collect();
         let later = |netns: &Netns| {
-            Call::mesh_init(netns, &args).env("MESH_INIT_IPTABLES_VARIANT", variant.name()).run().code(0)
+            let [name, value] = variant.variable();
+            Call::mesh_init(netns, &args).env(name, value).run().code(0)
         };
         later(&netns).says(&format!("process {waiting}"));
         later(&alone);
@@ -674,7 +693,12 @@ fn killed(variant: Variant) {
             let netns = foreign::namespace();
             apply(&netns, variant, &split(from));
             let before = dump(&netns);
-            let slow = Family::BOTH.map(|family| variant.program(family, "restore"));
+            let slow = match variant {
+                Variant::Legacy | Variant::Nft => {
+                    Family::BOTH.map(|family| variant.program(family, "restore")).to_vec()
+                }
+                Variant::Native => Vec::new(),
+            };
             let sbin = slow
                 .iter()
                 .fold(Sbin::new(), |sbin, name| sbin.with(name, "sleep 0.03; $real \"$@\"; exit $?"));

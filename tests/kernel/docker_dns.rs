@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use crate::again::CLASSIC;
 use crate::harness::Case;
 use crate::scoped::{APP, OWNER, PROXY, VM, apply};
+use crate::support::command::mesh_init;
 use crate::support::creds::Who;
 use crate::support::dial::{dial, dial_udp};
 use crate::support::netns::Netns;
@@ -35,16 +36,39 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 fn still_answers(variant: Variant, flags: &[&str]) {
-    let (here, there) = two_hosts();
-    Service::tcp(&here, PROXY, "proxy", &[15001]);
-    Service::tcp(&here, Who::ROOT, "resolver", &[38786]);
-    Service::udp_at(&here, Who::ROOT, "resolver", &[SocketAddr::new(RESOLVER, 35949)]);
-    Service::tcp(&there, Who::ROOT, "there", &[80]);
+    let (here, _there) = hosts();
     restore(&here, variant, Family::V4, RULES);
     answers(&here);
     apply(&here, variant, flags);
     answers(&here);
     dial(&here, OWNER, THERE.port(Family::V4, 80)).captured_by("proxy");
+}
+
+fn hosts() -> (Netns, Netns) {
+    let (here, there) = two_hosts();
+    Service::tcp(&here, PROXY, "proxy", &[15001]);
+    Service::tcp(&here, Who::ROOT, "resolver", &[38786]);
+    Service::udp_at(&here, Who::ROOT, "resolver", &[SocketAddr::new(RESOLVER, 35949)]);
+    Service::tcp(&there, Who::ROOT, "there", &[80]);
+    (here, there)
+}
+
+/// Rules of ours that are beside Docker's and not around them: it is no matter which came first.
+pub(crate) fn beside(ours: Variant, theirs: Variant, flags: &[&str]) {
+    for before in [true, false] {
+        let (here, _there) = hosts();
+        if before {
+            restore(&here, theirs, Family::V4, RULES);
+        }
+        apply(&here, ours, flags);
+        if !before {
+            restore(&here, theirs, Family::V4, RULES);
+        }
+        answers(&here);
+        dial(&here, OWNER, THERE.port(Family::V4, 80)).captured_by("proxy");
+        mesh_init(&here, &["clean"]).code(0);
+        answers(&here);
+    }
 }
 
 fn answers(here: &Netns) {

@@ -57,10 +57,10 @@ pub(crate) fn namespace() -> Netns {
     netns
 }
 
-/// Loads `rules` into both families of `variant`.
+/// Loads `rules` into both families of `variant`; beside our tables of nftables, of iptables-nft.
 pub(crate) fn load(netns: &Netns, variant: Variant, rules: &str) {
     for family in Family::BOTH {
-        restore(netns, variant, family, &addressed(family, rules));
+        restore(netns, variant.iptables(), family, &addressed(family, rules));
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct Case {
     hidden: bool,
 }
 
-/// The body of a case that is tried with each variant of iptables.
+/// The body of a case that is tried with each variant of iptables, or with nftables.
 pub(crate) type PerVariant = fn(Variant);
 
 impl Case {
@@ -38,6 +38,21 @@ impl Case {
 
     pub(crate) fn all_for_each_variant(list: &[(&str, PerVariant)]) -> Vec<Self> {
         list.iter().flat_map(|(name, body)| Self::each_variant(name, *body)).collect()
+    }
+
+    /// The same for whatever carries the rules, as `name::native` too.
+    pub(crate) fn all_for_each_carrier(list: &[(&str, PerVariant)]) -> Vec<Self> {
+        let of_iptables = Self::all_for_each_variant(list);
+        of_iptables.into_iter().chain(Self::all_native(list)).collect()
+    }
+
+    /// With nftables alone.
+    pub(crate) fn all_native(list: &[(&str, PerVariant)]) -> Vec<Self> {
+        let native = |(name, body): &(&str, PerVariant)| {
+            let body = *body;
+            Self::new(&format!("{name}::{}", Variant::Native.name()), move || body(Variant::Native))
+        };
+        list.iter().map(native).collect()
     }
 
     pub(crate) fn within(self, deadline: Duration) -> Self {

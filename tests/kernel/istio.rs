@@ -24,7 +24,7 @@ pub(crate) const POD: &str = "-p 15001 -z 15006 -u 1337 -b * -i *";
 pub(crate) const TUNNEL: u16 = 15008;
 
 pub(crate) fn cases() -> Vec<Case> {
-    Case::all_for_each_variant(&[
+    Case::all_for_each_carrier(&[
         ("istio::outbound", outbound),
         ("istio::inbound", inbound),
         ("istio::own_address", own_address),
@@ -57,10 +57,14 @@ impl Reading {
     pub(crate) fn call(self, netns: &Netns, variant: Variant, flags: &str) -> Call {
         let given = flags.split(' ').map(|word| if word == "@" { "" } else { word });
         let words: Vec<_> = match self {
-            Self::Own => given.chain(["--layout", "istio", "--iptables-variant", variant.name()]).collect(),
+            Self::Own => given.chain(["--layout", "istio"]).chain(variant.flags()).collect(),
             Self::Letter => {
-                let more = ["--dual-stack", "--force-iptables-binary", variant.name()];
-                ["istio-iptables"].into_iter().chain(more).chain(given).collect()
+                let carrier = match variant {
+                    Variant::Legacy | Variant::Nft => &["--force-iptables-binary", variant.name()][..],
+                    Variant::Native => &["--native-nftables"],
+                };
+                let more = ["istio-iptables", "--dual-stack"].into_iter().chain(carrier.iter().copied());
+                more.chain(given).collect()
             }
         };
         Call::mesh_init(netns, &words)

@@ -5,11 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::harness::Case;
 use crate::istio::{APP, POD, PROXY, Reading, captured};
+use crate::support::command::Run;
 use crate::support::creds::Who;
 use crate::support::dial::{Dialled, dial, dial_udp, dial_udp_from};
 use crate::support::netns::Netns;
 use crate::support::resolv::resolvers;
-use crate::support::rules::{Family, Variant, packets, restore};
+use crate::support::rules::{Family, Variant, native_packets, packets, restore};
 use crate::support::serve::Service;
 use crate::support::wire::{Addresses, HERE, LOOPBACK, THERE, THERE_FAR};
 
@@ -20,7 +21,7 @@ const DNS: u16 = 53;
 const STUB: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));
 
 pub(crate) fn cases() -> Vec<Case> {
-    Case::all_for_each_variant(&[
+    Case::all_for_each_carrier(&[
         ("istio::dns::listed", listed),
         ("istio::dns::all", all),
         ("istio::dns::of_one_family", of_one_family),
@@ -203,7 +204,16 @@ fn same_source_port(variant: Variant) {
 fn without_zones(variant: Variant) {
     let (here, _there) = captured_with_dns(Reading::Own, variant, &both(THERE), "--redirect-dns");
     for family in Family::BOTH {
-        restore(&here, variant, family, "*raw\n-F ISTIO_OUTPUT_DNS\n-F ISTIO_INBOUND\nCOMMIT\n");
+        match variant {
+            Variant::Legacy | Variant::Nft => {
+                restore(&here, variant, family, "*raw\n-F ISTIO_OUTPUT_DNS\n-F ISTIO_INBOUND\nCOMMIT\n");
+            }
+            Variant::Native => {
+                for chain in ["raw_dns", "raw_inbound"] {
+                    Run::new(&here, "nft", &["flush", "chain", family.of_nft(), "mesh_init", chain]).ok();
+                }
+            }
+        }
         let to = THERE.port(family, DNS);
         answered_by(&dial_udp_from(&here, APP, 40_053, to), "agent");
         let own = dial_udp_from(&here, PROXY, 40_053, to);
@@ -217,17 +227,7 @@ fn zones(variant: Variant) {
     for reading in Reading::BOTH {
         let (here, _there) = captured_with_dns(reading, variant, &both(THERE), "--redirect-dns");
         for family in Family::BOTH {
-            let count = |part: &str| packets(&here, variant, family, "raw", part);
-            let (agent, resolver) =
-                ("--sport 15053 -m owner --uid-owner 1337", format!("{}/", THERE.ip(family)));
-            let counts = || {
-                [
-                    count(&format!("-A ISTIO_OUTPUT_DNS -d {resolver}")),
-                    count(agent),
-                    count("--dport 53 -m owner --uid-owner 1337"),
-                    count(&format!("-A ISTIO_INBOUND -s {resolver}")),
-                ]
-            };
+            let counts = || zones_given(&here, variant, family);
             assert_eq!(counts(), [Some(0); 4], "{reading:?} {family:?}");
             // The agent's answer has the resolver's address by the time it arrives; the zone that it has stays.
             answered_by(&dial_udp(&here, APP, THERE.port(family, DNS)), "agent");
@@ -235,6 +235,31 @@ fn zones(variant: Variant) {
             // The agent's query meets the servers' rule too; the zone that it has stays.
             answered_by(&dial_udp(&here, PROXY, THERE.port(family, DNS)), "resolver");
             assert_eq!(counts(), [2, 1, 1, 2].map(Some), "{reading:?} {family:?}, the agent's query");
+        }
+    }
+}
+
+/// How many packets were put into a zone: the application's queries, the agent's answers, the agent's queries and the
+/// resolver's answers.
+fn zones_given(here: &Netns, variant: Variant, family: Family) -> [Option<u64>; 4] {
+    let resolver = THERE.ip(family);
+    match variant {
+        Variant::Legacy | Variant::Nft => [
+            &format!("-A ISTIO_OUTPUT_DNS -d {resolver}/"),
+            "--sport 15053 -m owner --uid-owner 1337",
+            "--dport 53 -m owner --uid-owner 1337",
+            &format!("-A ISTIO_INBOUND -s {resolver}/"),
+        ]
+        .map(|part| packets(here, variant, family, "raw", part)),
+        Variant::Native => {
+            let name = family.of_nft();
+            [
+                ("raw_dns", format!("udp dport 53 {name} daddr {resolver} ")),
+                ("raw_dns", "udp sport 15053 meta skuid 1337 ".to_owned()),
+                ("raw_dns", "udp dport 53 meta skuid 1337 ".to_owned()),
+                ("raw_inbound", format!("udp sport 53 {name} saddr {resolver} ")),
+            ]
+            .map(|(chain, part)| native_packets(here, family, chain, &part))
         }
     }
 }

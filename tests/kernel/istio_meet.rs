@@ -15,16 +15,18 @@ use crate::support::serve::Service;
 use crate::support::wire::{HERE, THERE, THERE_FAR, three_hosts, two_hosts};
 
 pub(crate) fn cases() -> Vec<Case> {
-    Case::all_for_each_variant(&[
+    let mut cases = Case::all_for_each_carrier(&[
         ("istio::meet::busy_port", busy_port),
-        ("istio::meet::two_variants_of_tproxy", two_variants_of_tproxy),
         ("istio::meet::same_mark_of_others", same_mark_of_others),
         ("istio::meet::rerouted", rerouted),
         ("istio::meet::agents_query_over_lo", agents_query_over_lo),
         ("istio::meet::own_address_listed", own_address_listed),
         ("istio::meet::routed_through", routed_through),
         ("istio::meet::ports_used_again", ports_used_again),
-    ])
+    ]);
+    let two = Case::each_variant("istio::meet::two_variants_of_tproxy", two_variants_of_tproxy);
+    cases.extend(two);
+    cases
 }
 
 /// A client that keeps asking from one port while DNS capture goes on and off: no entry without NAT is made in the

@@ -7,7 +7,7 @@ use crate::istio::{APP, POD, PROXY, Reading, TUNNEL, captured, serve};
 use crate::support::creds::Who;
 use crate::support::dial::{Open, dial, dial_udp};
 use crate::support::netns::Netns;
-use crate::support::rules::{Family, Variant, packets};
+use crate::support::rules::{Family, Variant, native_packets, packets};
 use crate::support::segment::Tap;
 use crate::support::serve::Service;
 use crate::support::wire::{
@@ -15,7 +15,7 @@ use crate::support::wire::{
 };
 
 pub(crate) fn cases() -> Vec<Case> {
-    Case::all_for_each_variant(&[
+    Case::all_for_each_carrier(&[
         ("istio::inbound_excluded", inbound_excluded),
         ("istio::inbound_listed", inbound_listed),
         ("istio::inbound_none", inbound_none),
@@ -349,7 +349,12 @@ fn stray_segments(variant: Variant) {
                 let mut open = Open::new(&there, APP, to);
                 open.echo("before");
                 let last = tap.last(to, open.greeting.peer);
-                let dropped = || packets(&here, variant, family, "mangle", "-A ISTIO_DROP ");
+                let dropped = || match variant {
+                    Variant::Legacy | Variant::Nft => {
+                        packets(&here, variant, family, "mangle", "-A ISTIO_DROP ")
+                    }
+                    Variant::Native => native_packets(&here, family, "mangle_drop_invalid", ""),
+                };
                 let before = dropped();
                 tap.send_beside(&last);
                 let reset = tap.sees_reset(to, open.greeting.peer, Duration::from_millis(200));

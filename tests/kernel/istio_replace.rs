@@ -21,11 +21,12 @@ use crate::telling::{self, Telling, Whole};
 /// All replacements of a run; the shares below add up to it.
 const REPLACEMENTS: Whole = Whole { number: 500, variable: "MESH_INIT_TEST_ISTIO_REPLACEMENTS" };
 
-const DNS: &str = "-p 15001 -z 15006 -u 1337 -b * -i * --redirect-dns";
-const ALL_DNS: &str = "-p 15001 -z 15006 -u 1337 -b * -i * --redirect-dns --capture-all-dns";
-const TPROXY_DNS: &str =
+pub(crate) const DNS: &str = "-p 15001 -z 15006 -u 1337 -b * -i * --redirect-dns";
+pub(crate) const ALL_DNS: &str = "-p 15001 -z 15006 -u 1337 -b * -i * --redirect-dns --capture-all-dns";
+pub(crate) const TPROXY_DNS: &str =
     "-p 15001 -z 15006 -u 1337 -g 1337 -b * -i * -m TPROXY --redirect-dns --drop-invalid";
-const LISTS: &str = "-p 15001 -z 15006 -u 1337,1338 -b 8001-8064 -i 10.0.0.0/24,fd00::/64 -o 9999 -c eth7";
+pub(crate) const LISTS: &str =
+    "-p 15001 -z 15006 -u 1337,1338 -b 8001-8064 -i 10.0.0.0/24,fd00::/64 -o 9999 -c eth7";
 
 const LIST: [Telling; 11] = [
     telling("istio::replace::modes::legacy", || within(Variant::Legacy, 60, &[POD, TPROXY])),
@@ -38,8 +39,8 @@ const LIST: [Telling; 11] = [
         within(Variant::Legacy, 40, &[DNS, ALL_DNS, TPROXY_DNS])
     }),
     telling("istio::replace::dns_of_all::nft", || within(Variant::Nft, 40, &[DNS, ALL_DNS, TPROXY_DNS])),
-    telling("istio::replace::layouts::legacy", || layouts(Variant::Legacy, 40)),
-    telling("istio::replace::layouts::nft", || layouts(Variant::Nft, 40)),
+    telling("istio::replace::layouts::legacy", || layouts(Variant::Legacy, REPLACEMENTS.part(40))),
+    telling("istio::replace::layouts::nft", || layouts(Variant::Nft, REPLACEMENTS.part(40))),
     telling("istio::replace::variants", || variants(60)),
 ];
 
@@ -84,7 +85,7 @@ fn resolver() -> Vec<SocketAddr> {
 
 fn within(variant: Variant, share: usize, policies: &[&'static str]) -> String {
     let states: Vec<State> = policies.iter().map(|flags| (variant, *flags)).collect();
-    replace(share, &states)
+    replace(REPLACEMENTS.part(share), &states)
 }
 
 /// From one iptables to the other, with the same policy and with another.
@@ -99,12 +100,11 @@ fn variants(share: usize) -> String {
         (legacy, DNS),
         (legacy, TPROXY_DNS),
     ];
-    replace(share, &states)
+    replace(REPLACEMENTS.part(share), &states)
 }
 
 /// From layout to layout; there all capture ports are one proxy's.
-fn layouts(variant: Variant, share: usize) -> String {
-    let wanted = REPLACEMENTS.part(share);
+pub(crate) fn layouts(variant: Variant, wanted: usize) -> String {
     let (here, there) = replace::hosts();
     let states = [POD, replace::CLASSIC, LISTS, replace::SCOPED];
     replace::apply(&here, (variant, states[0]));
@@ -117,9 +117,8 @@ fn layouts(variant: Variant, share: usize) -> String {
     format!("{wanted} replacements, {} connections", clients.captured())
 }
 
-/// Goes through `states` in turn, `share` replacements of [`REPLACEMENTS`] in all.
-fn replace(share: usize, states: &[State]) -> String {
-    let wanted = REPLACEMENTS.part(share);
+/// Goes through `states` in turn, `wanted` replacements in all.
+pub(crate) fn replace(wanted: usize, states: &[State]) -> String {
     let (here, there) = hosts();
     let mut first: Vec<String> = Vec::new();
     let apply = |(variant, flags): State| drop(Reading::Own.apply(&here, variant, flags).says("\nchanged "));
@@ -197,7 +196,7 @@ fn a_gap_of_dns_is_seen(variant: Variant) {
 }
 
 /// A client that keeps asking from one port, which conntrack knows: its next query goes to the agent.
-fn dns_of_a_busy_port(variant: Variant) {
+pub(crate) fn dns_of_a_busy_port(variant: Variant) {
     let (here, _there) = hosts();
     Reading::Own.apply(&here, variant, DNS);
     let busy = [41_000, 41_010].map(|port| Queries::from_port(&here, APP, port, resolver()));

@@ -23,7 +23,7 @@ use crate::support::wire::{HERE, HERE_FAR, LOOPBACK, THERE, two_hosts};
 pub(crate) const TPROXY: &str = "-p 15001 -z 15006 -u 1337 -g 1337 -b * -i * -m TPROXY";
 
 pub(crate) fn cases() -> Vec<Case> {
-    Case::all_for_each_variant(&[
+    let mut cases = Case::all_for_each_carrier(&[
         ("istio::tproxy::inbound", inbound),
         ("istio::tproxy::inbound_listed", inbound_listed),
         ("istio::tproxy::inbound_excluded", inbound_excluded),
@@ -39,8 +39,9 @@ pub(crate) fn cases() -> Vec<Case> {
         ("istio::tproxy::interface_excluded", interface_excluded),
         ("istio::tproxy::again", again),
         ("istio::tproxy::clean", clean),
-        ("istio::tproxy::failure_is_undone", failure_is_undone),
-    ])
+    ]);
+    cases.extend(Case::each_variant("istio::tproxy::failure_is_undone", failure_is_undone));
+    cases
 }
 
 /// TPROXY leaves the addresses alone: the proxy's socket has the client's destination.

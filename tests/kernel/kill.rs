@@ -10,7 +10,7 @@ use crate::replace::{CLASSIC, OTHER_CLASSIC, SCOPED, State, apply, hosts, routes
 use crate::support::clients::Clients;
 use crate::support::command::{MESH_INIT, mesh_init};
 use crate::support::netns::Netns;
-use crate::support::rules::{Family, Variant, difference, save};
+use crate::support::rules::{Family, Variant, difference, native_in_order, save};
 use crate::support::victim::{Death, Victim};
 use crate::telling::{self, Telling, Whole};
 
@@ -46,7 +46,11 @@ pub(crate) fn checks() -> Vec<Check> {
 
 /// Kills replacements of one state by the other, to and fro: `share` of all.
 fn between(share: usize, states: [State; 2]) -> String {
-    let number = KILLS.part(share);
+    kills(KILLS.part(share), states)
+}
+
+/// As many kills as `number` says.
+pub(crate) fn kills(number: usize, states: [State; 2]) -> String {
     let spree = spree(MESH_INIT, number, states);
     let faults = &spree.faults;
     let first = faults.iter().take(3).cloned().collect::<Vec<_>>().join("\n");
@@ -168,7 +172,7 @@ impl Spree {
                 let (against_old, against_new) = (difference(old, seen), difference(new, seen));
                 faults.push(format!(
                     "{} is neither old nor new; against old:\n{against_old}\nagainst new:\n{against_new}",
-                    part.variant.program(part.family, "")
+                    rules_of(part.variant, part.family)
                 ));
             }
         }
@@ -197,7 +201,7 @@ fn completed(here: &Netns, parts: &[Part], to: usize, state: State) -> Result<()
     for (part, (variant, family, seen)) in parts.iter().zip(look(here)) {
         if seen != part.states[to] {
             let difference = difference(&part.states[to], &seen);
-            return Err(format!("{} after the next run:\n{difference}", variant.program(family, "")));
+            return Err(format!("{} after the next run:\n{difference}", rules_of(variant, family)));
         }
     }
     let plan: Vec<_> = ["plan", "--live"].into_iter().chain(words(state)).collect();
@@ -206,10 +210,31 @@ fn completed(here: &Netns, parts: &[Part], to: usize, state: State) -> Result<()
     if is_done { Ok(()) } else { Err(format!("expected nothing to do after the next run, seen {plan}")) }
 }
 
-/// The tables of both variants and families that hold something, without counters.
+fn rules_of(variant: Variant, family: Family) -> String {
+    format!("{family:?} of {}", variant.full_name())
+}
+
+/// The tables of all carriers and families that hold something, without counters.
 fn look(netns: &Netns) -> Vec<(Variant, Family, String)> {
-    let all = Variant::BOTH.into_iter().flat_map(|variant| Family::BOTH.map(|family| (variant, family)));
-    all.map(|(variant, family)| (variant, family, plain(&save(netns, variant, family, &[])))).collect()
+    let all = Variant::ALL.into_iter().flat_map(|variant| Family::BOTH.map(|family| (variant, family)));
+    let rules = |variant: Variant, family: Family| match variant {
+        Variant::Legacy | Variant::Nft => plain(&save(netns, variant, family, &[])),
+        Variant::Native => without_unused_sets(&native_in_order(netns, family)),
+    };
+    all.map(|(variant, family)| (variant, family, rules(variant, family))).collect()
+}
+
+/// Sets come before the rules that look into them, and go after them: a run that is killed may leave some of no use.
+fn without_unused_sets(listed: &str) -> String {
+    if listed.is_empty() {
+        return String::new();
+    }
+    let used = |block: &&str| {
+        let name = block.trim_start().strip_prefix("set ").or(block.trim_start().strip_prefix("map "));
+        let name = name.and_then(|rest| rest.split(' ').next());
+        name.is_none_or(|name| listed.contains(&format!("@{name}")))
+    };
+    listed.split("\n\n").filter(used).map(|block| format!("{block}\n\n")).collect()
 }
 
 fn plain(saved: &str) -> String {

@@ -43,6 +43,11 @@ mod link_local;
 mod listing;
 mod locks;
 mod namespace;
+mod native;
+mod native_alone;
+mod native_kill;
+mod native_replace;
+mod native_text;
 mod nftables;
 mod observe;
 mod privilege;
@@ -109,6 +114,11 @@ fn main() -> ExitCode {
         judge::cases(),
         explain::cases(),
         status::cases(),
+        native::cases(),
+        native_alone::cases(),
+        native_kill::cases(),
+        native_replace::cases(),
+        native_text::cases(),
     ];
     let checks = [
         self_check::checks(),
@@ -116,6 +126,8 @@ fn main() -> ExitCode {
         replace::checks(),
         kill::checks(),
         istio_replace::checks(),
+        native_kill::checks(),
+        native_replace::checks(),
         judge::checks(),
     ];
     harness::main(&cases.into_iter().flatten().collect::<Vec<_>>(), checks.into_iter().flatten().collect())

@@ -42,11 +42,7 @@ fn apply_is_seen() {
     for variant in Variant::BOTH {
         let netns = Netns::new("here");
         let before = tables(&netns);
-        mesh_init(
-            &netns,
-            &CLASSIC.into_iter().chain(["--iptables-variant", variant.name()]).collect::<Vec<_>>(),
-        )
-        .ok();
+        mesh_init(&netns, &CLASSIC.into_iter().chain(variant.flags()).collect::<Vec<_>>()).ok();
         let after = tables(&netns);
         assert_ne!(after, before, "expected the tables of {}", variant.name());
     }

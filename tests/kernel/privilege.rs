@@ -30,7 +30,7 @@ pub(crate) fn cases() -> Vec<Case> {
 
 /// A policy, whatever the variant.
 const PLAIN: &str = "-p 15001 -u 1337";
-const BOTH: [&str; 2] = ["net_admin", "net_raw"];
+pub(crate) const BOTH: [&str; 2] = ["net_admin", "net_raw"];
 
 /// mesh-init as a root that has `capabilities` and can never get others: what a container is given.
 pub(crate) fn with_only(netns: &Netns, capabilities: &[&str], args: &[&str]) -> Call {

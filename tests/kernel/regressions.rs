@@ -29,7 +29,7 @@ pub(crate) fn cases() -> Vec<Case> {
 fn captures(variant: Variant, flags: &'static str, who: Who, expected: [bool; 2]) -> Netns {
     let words = split(flags);
     let (here, there) = captured(variant, &words);
-    let again = [&words[..], &["--iptables-variant", variant.name()]].concat();
+    let again = [&words[..], &variant.flags()].concat();
     mesh_init(&here, &again).code(0).says("nothing to do");
     assert_whole(flags, &status(&here), true);
     for (family, expected) in Family::BOTH.into_iter().zip(expected) {

@@ -21,11 +21,11 @@ const REPLACEMENTS: Whole = Whole { number: 2000, variable: "MESH_INIT_TEST_REPL
 pub(crate) const CLASSIC: &str = "-p 15001 -u 1337";
 pub(crate) const OTHER_CLASSIC: &str = "-p 15002 -u 1338,1339 -g 1340 -i 10.0.0.0/24,fd00::/64";
 pub(crate) const SCOPED: &str = "--uid-owner 1000 --inbound 8001";
-const OTHER_SCOPED: &str = "--uid-owner 1000,2000 --gid-owner 3000 -p 15002 -u 1338 -z 15006 \
+pub(crate) const OTHER_SCOPED: &str = "--uid-owner 1000,2000 --gid-owner 3000 -p 15002 -u 1338 -z 15006 \
     -b 22,8000-8010 -q 80,443 -x 10.7.0.0/16,fd00:7::/32 -o 9443";
-const V4_ONLY: &str = "-p 15001 -u 1337 --ipv6 off";
-const DUAL: &str = "-p 15001 -u 1337 --ipv6 on";
-const SCOPED_V4_ONLY: &str = "--uid-owner 1000 --inbound 8001 --ipv6 off";
+pub(crate) const V4_ONLY: &str = "-p 15001 -u 1337 --ipv6 off";
+pub(crate) const DUAL: &str = "-p 15001 -u 1337 --ipv6 on";
+pub(crate) const SCOPED_V4_ONLY: &str = "--uid-owner 1000 --inbound 8001 --ipv6 off";
 
 const LIST: [Telling; 9] = [
     telling("replace::policies::legacy", || within(Variant::Legacy, 400, &[CLASSIC, OTHER_CLASSIC])),
@@ -58,13 +58,13 @@ pub(crate) type State = (Variant, &'static str);
 
 fn within(variant: Variant, share: usize, policies: &[&'static str]) -> String {
     let states: Vec<State> = policies.iter().map(|flags| (variant, *flags)).collect();
-    replace(share, &states, &Family::BOTH)
+    replace(REPLACEMENTS.part(share), &states, &Family::BOTH)
 }
 
 /// IPv6 comes and goes, so that only IPv4 is captured by both.
 fn families(variant: Variant, share: usize) -> String {
     let policies = [V4_ONLY, DUAL, SCOPED_V4_ONLY, SCOPED];
-    replace(share, &policies.map(|flags| (variant, flags)), &[Family::V4])
+    replace(REPLACEMENTS.part(share), &policies.map(|flags| (variant, flags)), &[Family::V4])
 }
 
 /// From one iptables to the other, with the same policy and with another.
@@ -78,12 +78,11 @@ fn variants(share: usize) -> String {
         (legacy, SCOPED),
         (nft, OTHER_CLASSIC),
     ];
-    replace(share, &states, &Family::BOTH)
+    replace(REPLACEMENTS.part(share), &states, &Family::BOTH)
 }
 
-/// Goes through `states` in turn, `share` replacements of [`REPLACEMENTS`] in all.
-fn replace(share: usize, states: &[State], families: &[Family]) -> String {
-    let wanted = REPLACEMENTS.part(share);
+/// Goes through `states` in turn, `wanted` replacements in all.
+pub(crate) fn replace(wanted: usize, states: &[State], families: &[Family]) -> String {
     let (here, there) = hosts();
     let mut first: Vec<String> = Vec::new();
     apply(&here, states[0]);
@@ -134,7 +133,7 @@ pub(crate) fn apply(netns: &Netns, state: State) {
 }
 
 pub(crate) fn words((variant, flags): State) -> Vec<&'static str> {
-    flags.split_whitespace().chain(["--iptables-variant", variant.name()]).collect()
+    flags.split_whitespace().chain(variant.flags()).collect()
 }
 
 /// Rules that are flushed and refilled by two commands leave a gap. The clients see it in every chain and

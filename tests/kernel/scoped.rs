@@ -22,7 +22,7 @@ pub(crate) const PROXY: Who = Who::user(1337);
 pub(crate) const VM: [&str; 4] = ["--uid-owner", "1338", "--inbound", "8001"];
 
 pub(crate) fn cases() -> Vec<Case> {
-    Case::all_for_each_variant(&[
+    Case::all_for_each_carrier(&[
         ("scoped::owner", owner),
         ("scoped::other_users", other_users),
         ("scoped::inbound", inbound),
@@ -45,7 +45,7 @@ pub(crate) fn serve(here: &Netns, there: &Netns) {
 }
 
 pub(crate) fn apply(netns: &Netns, variant: Variant, flags: &[&str]) {
-    let words: Vec<_> = flags.iter().copied().chain(["--iptables-variant", variant.name()]).collect();
+    let words: Vec<_> = flags.iter().copied().chain(variant.flags()).collect();
     mesh_init(netns, &words).ok();
 }
 
@@ -187,7 +187,7 @@ fn open_connection_to_the_owner(variant: Variant) {
     }
 }
 
-fn says(from: &mut TcpStream, to: &mut TcpStream, what: &str) {
+pub(crate) fn says(from: &mut TcpStream, to: &mut TcpStream, what: &str) {
     let mut heard = [0; 5];
     to.set_read_timeout(Some(Duration::from_secs(3))).expect("a timeout above zero");
     let outcome = from.write_all(b"hello").and_then(|()| to.read_exact(&mut heard));
@@ -205,7 +205,7 @@ fn before_others(variant: Variant) {
         -A OUTPUT -p tcp -m tcp --dport 80 -j ACCEPT\n\
         -A PREROUTING -p tcp -m tcp --dport 8001 -j REDIRECT --to-ports 8002\nCOMMIT\n";
     for family in Family::BOTH {
-        restore(&here, variant, family, others);
+        restore(&here, variant.iptables(), family, others);
     }
     apply(&here, variant, &VM);
     for family in Family::BOTH {
@@ -234,7 +234,7 @@ fn proxy_that_is_the_owner(variant: Variant) {
     let netns = Netns::new("here");
     Service::tcp(&netns, OWNER, "proxy", &[15001]);
     let before = dump(&netns);
-    let words: Vec<_> = VM.into_iter().chain(["--iptables-variant", variant.name()]).collect();
+    let words: Vec<_> = VM.into_iter().chain(variant.flags()).collect();
     let run = mesh_init(&netns, &words);
     assert!(run.code.is_some_and(|code| code > 0), "expected a refusal, seen {run}");
     run.says("15001").says("1338");

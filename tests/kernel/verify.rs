@@ -55,6 +55,18 @@ pub(crate) fn cases() -> Vec<Case> {
         ("verify::no_owner", no_owner),
         ("verify::text", text),
     ]);
+    cases.extend(Case::all_native(&[
+        ("verify::nothing", nothing),
+        ("verify::free_ports", free_ports),
+        ("verify::real_proxy", real_proxy),
+        ("verify::proxy_on_one_port", proxy_on_one_port),
+        ("verify::wrong_user", wrong_user),
+        ("verify::unknown_user", unknown_user),
+        ("verify::app_on_the_port", app_on_the_port),
+        ("verify::another_policy", another_policy),
+        ("verify::nothing_wanted", nothing_wanted),
+        ("verify::no_owner", no_owner),
+    ]));
     let slow = Case::each_variant("verify::half_removed", half_removed);
     cases.extend(slow.map(|case| case.within(std::time::Duration::from_secs(150))));
     cases
@@ -550,9 +562,13 @@ fn another_policy(variant: Variant) {
     hosts.expect("-p 15002 -u 1337", [NOT; 4]);
     hosts.expect("-p 15001 -u 1337 -z 15006 --layout istio", [PROBE, NOT, PROBE, NOT]);
     hosts.expect(&format!("{CLASSIC} --quick"), [RULES; 4]);
+    let wrong = match variant {
+        Variant::Legacy | Variant::Nft => ["IPv4: table nat", "IPv6: table nat"],
+        Variant::Native => ["IPv4: table mesh_init of nftables", "IPv6: table mesh_init of nftables"],
+    };
     for flags in [SCOPED, "-p 15001 -u 1338", "-p 15001 -u 1337 -g 1337"] {
-        hosts.expect_wrong(flags, [PROBE; 4], &["IPv4: table nat", "IPv6: table nat"]);
-        hosts.expect_wrong(&format!("{flags} --quick"), [NOT; 4], &["IPv4: table nat", "IPv6: table nat"]);
+        hosts.expect_wrong(flags, [PROBE; 4], &wrong);
+        hosts.expect_wrong(&format!("{flags} --quick"), [NOT; 4], &wrong);
     }
     let policy = |proxy: &str, uid: u32| {
         let text = format!(

@@ -49,7 +49,7 @@ pub(crate) fn flush_by_iptables(netns: &Netns, variant: Variant) {
 
 fn flush_ruleset(netns: &Netns, variant: Variant) {
     match variant {
-        Variant::Nft => drop(Run::new(netns, "nft", &["flush", "ruleset"]).ok()),
+        Variant::Nft | Variant::Native => drop(Run::new(netns, "nft", &["flush", "ruleset"]).ok()),
         // Whoever uses it beside iptables-legacy flushes what that has as well.
         Variant::Legacy => {
             Run::new(netns, "nft", &["flush", "ruleset"]).ok();
@@ -78,7 +78,7 @@ fn words<'a>(flags: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 
 /// With the variant named, which nothing that is left would tell.
 fn repair(netns: &Netns, variant: Variant, flags: &str) -> Run {
-    mesh_init(netns, &words(flags, &["--iptables-variant", variant.name()]))
+    mesh_init(netns, &words(flags, &variant.flags()))
 }
 
 #[track_caller]
@@ -291,8 +291,7 @@ fn stranger_and_confirm(variant: Variant) {
     let netns = foreign::namespace();
     stranger_at_the_name(&netns);
     mesh_init(&netns, &["confirm"]).code(1).says("nothing waits to be confirmed");
-    let run =
-        mesh_init(&netns, &[&split(SCOPED)[..], &["--iptables-variant", variant.name()]].concat()).code(0);
+    let run = mesh_init(&netns, &[&split(SCOPED)[..], &variant.flags()].concat()).code(0);
     assert_eq!(run.stderr, "", "{run}");
     mesh_init(&netns, &["confirm"]).code(1).says("nothing waits to be confirmed");
 }

@@ -5,11 +5,13 @@ use std::fmt::Write as _;
 use super::command::Run;
 use super::netns::Netns;
 
-/// The two implementations of iptables that may be installed side by side.
+/// What carries the rules: the two implementations of iptables that may be installed side by side, or tables of our own
+/// in nftables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Variant {
     Legacy,
     Nft,
+    Native,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,25 +21,64 @@ pub(crate) enum Family {
 }
 
 impl Variant {
+    /// Those of iptables.
     pub(crate) const BOTH: [Self; 2] = [Self::Legacy, Self::Nft];
+    pub(crate) const ALL: [Self; 3] = [Self::Legacy, Self::Nft, Self::Native];
 
-    /// As `--iptables-variant` takes it.
+    /// As `--iptables-variant` takes it, and cases are called.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Legacy => "legacy",
             Self::Nft => "nft",
+            Self::Native => "native",
         }
     }
 
+    /// As the reports name it.
+    pub(crate) const fn full_name(self) -> &'static str {
+        match self {
+            Self::Legacy => "iptables-legacy",
+            Self::Nft => "iptables-nft",
+            Self::Native => "nftables",
+        }
+    }
+
+    /// What asks for it.
+    pub(crate) const fn flags(self) -> [&'static str; 2] {
+        match self {
+            Self::Legacy | Self::Nft => ["--iptables-variant", self.name()],
+            Self::Native => ["--backend", "nftables"],
+        }
+    }
+
+    /// As `flags`, by a variable.
+    pub(crate) const fn variable(self) -> [&'static str; 2] {
+        match self {
+            Self::Legacy | Self::Nft => ["MESH_INIT_IPTABLES_VARIANT", self.name()],
+            Self::Native => ["MESH_INIT_BACKEND", "nftables"],
+        }
+    }
+
+    /// Another one, of iptables.
     pub(crate) const fn other(self) -> Self {
         match self {
             Self::Legacy => Self::Nft,
-            Self::Nft => Self::Legacy,
+            Self::Nft | Self::Native => Self::Legacy,
+        }
+    }
+
+    /// The one in which others have their rules beside ours.
+    pub(crate) const fn iptables(self) -> Self {
+        match self {
+            Self::Legacy => Self::Legacy,
+            Self::Nft | Self::Native => Self::Nft,
         }
     }
 
     /// `iptables-legacy`, `ip6tables-nft-save` and so on; `verb` is empty, `save` or `restore`.
+    #[track_caller]
     pub(crate) fn program(self, family: Family, verb: &str) -> String {
+        assert!(self != Self::Native, "nftables has no program of iptables");
         let family = match family {
             Family::V4 => "iptables",
             Family::V6 => "ip6tables",
@@ -49,12 +90,61 @@ impl Variant {
 
 impl Family {
     pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// As nft has it.
+    pub(crate) const fn of_nft(self) -> &'static str {
+        match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip6",
+        }
+    }
 }
 
 /// Adds `text` to what is there.
 #[track_caller]
 pub(crate) fn restore(netns: &Netns, variant: Variant, family: Family, text: &str) {
     Run::with_input(netns, &variant.program(family, "restore"), &["--noflush"], text).ok();
+}
+
+/// Our table of a family as `nft` with `flags` lists it; empty without one.
+#[track_caller]
+pub(crate) fn native(netns: &Netns, family: Family, flags: &[&str]) -> String {
+    let table = format!("{} mesh_init", family.of_nft());
+    if !native_tables(netns).contains(&table) {
+        return String::new();
+    }
+    Run::new(netns, "nft", &[flags, &["list", "table", family.of_nft(), "mesh_init"]].concat()).ok()
+}
+
+/// Our table of a family without counters, whatever order its sets and chains were made in.
+#[track_caller]
+pub(crate) fn native_in_order(netns: &Netns, family: Family) -> String {
+    in_order(&native(netns, family, &["-s"]))
+}
+
+/// The chains of nftables' text and its sets have no order of their own: the kernel shows them as they came.
+fn in_order(table: &str) -> String {
+    let Some((head, rest)) = table.split_once('\n') else { return table.to_owned() };
+    let body = rest.trim_end().strip_suffix('}').unwrap_or(rest);
+    let mut blocks: Vec<_> =
+        body.split("\n\n").map(|block| block.trim_matches('\n')).filter(|block| !block.is_empty()).collect();
+    blocks.sort_unstable();
+    format!("{head}\n\n{}\n\n}}\n", blocks.join("\n\n"))
+}
+
+/// How many packets the rules of `chain` in our table of nftables whose text begins with `part` have counted together;
+/// none if there is no such rule.
+#[track_caller]
+pub(crate) fn native_packets(netns: &Netns, family: Family, chain: &str, part: &str) -> Option<u64> {
+    let listed = native(netns, family, &[]);
+    let head = format!("chain {chain} {{");
+    let lines = listed.lines().skip_while(|line| line.trim() != head).take_while(|line| line.trim() != "}");
+    let counts = lines.filter_map(|line| line.trim().strip_prefix(part)?.split_once("counter packets "));
+    let counts = counts.map(|(_, count)| {
+        let packets = count.split(' ').next().and_then(|count| count.parse::<u64>().ok());
+        packets.unwrap_or_else(|| panic!("no count in {listed}"))
+    });
+    counts.reduce(|one, other| one + other)
 }
 
 /// `iptables-save` with `args`, as it is.
@@ -81,10 +171,14 @@ pub(crate) fn packets(
     counts.reduce(|one, other| one + other)
 }
 
-/// All rules with their packet and byte counters, for the question whether a run touched anything at all.
+/// All rules with their packet and byte counters, and handles where there are any, for the question whether a run touched anything at all.
 #[track_caller]
 pub(crate) fn counted(netns: &Netns) -> String {
-    each(|variant, family| uncommented(&save(netns, variant, family, &["-c"])))
+    let mut text = each(|variant, family| uncommented(&save(netns, variant, family, &["-c"])));
+    for family in Family::BOTH {
+        text.push_str(&native(netns, family, &["-a"]));
+    }
+    text
 }
 
 /// Everything in a namespace that `clean` must leave as it was: rules of both variants and families without
@@ -95,7 +189,8 @@ pub(crate) fn dump(netns: &Netns) -> String {
     let mut text = each(|variant, family| held(&save(netns, variant, family, &[])));
     for table in native_tables(netns) {
         let words: Vec<_> = ["-s", "list", "table"].into_iter().chain(table.split(' ')).collect();
-        text.push_str(&Run::new(netns, "nft", &words).ok());
+        let listed = Run::new(netns, "nft", &words).ok();
+        text.push_str(&if table.ends_with(" mesh_init") { in_order(&listed) } else { listed });
     }
     let questions =
         ["-4 rule", "-6 rule", "-4 route show table all", "-6 route show table all", "addr", "-d link"];

@@ -4,7 +4,7 @@
 
 use super::{TABLE, normal, text, word};
 use crate::policy::Family;
-use crate::rules::{Base, Chain, Hook, Kind, Rule, RuleSet};
+use crate::rules::{Base, Chain, Hook, Kind, Rule, RuleSet, Verdict};
 
 /// The table of each family that has one.
 #[must_use]
@@ -25,7 +25,13 @@ fn table(rules: &RuleSet, family: Family) -> String {
     }
     for chain in chains.iter().filter(|chain| !chain.rules.is_empty()) {
         text += &format!("\tchain {} {{\n", chain.name);
-        chain.rules.iter().for_each(|rule| text += &format!("\t\t{}\n", line(family, rule)));
+        for rule in &chain.rules {
+            text += &format!("\t\t{}\n", line(family, rule, &rule.verdict));
+            // As in the kernel: what TPROXY leaves is dropped.
+            if let Verdict::Tproxy { .. } = rule.verdict {
+                text += &format!("\t\t{}\n", line(family, rule, &Verdict::Drop));
+            }
+        }
         text += "\t}\n";
     }
     text + "}\n"
@@ -48,10 +54,10 @@ fn head(base: Base) -> String {
     format!("\t\ttype {kind} hook {hook} priority {}; policy {policy};\n", base.priority)
 }
 
-fn line(family: Family, rule: &Rule) -> String {
+fn line(family: Family, rule: &Rule, verdict: &Verdict) -> String {
     let mut words = text::conditions(family, rule, usize::MAX);
     words.push("counter".to_owned());
-    words.push(text::verdict(&rule.verdict));
+    words.push(text::verdict(verdict));
     words.extend(rule.comment.as_ref().map(|comment| format!("comment \"{comment}\"")));
     words.retain(|word| !word.is_empty());
     words.join(" ")
