@@ -70,16 +70,18 @@ fn no_iptables() {
     for verb in ["restore", "save"] {
         for flags in [CLASSIC, SCOPED] {
             let flags: Vec<&str> = flags.split(' ').collect();
-            let sbin = Sbin::new().without(&names(&Family::BOTH, verb));
-            let run = mesh_init(&netns, &[&flags[..], &["--backend", "iptables"]].concat());
-            let without = dump(&netns);
-            // Unless one is asked for, none is needed.
-            let by_nftables = mesh_init(&netns, &flags);
-            let clean = mesh_init(&netns, &["clean"]);
-            drop(sbin);
+            let without = |args: &[&str]| {
+                let sbin = Sbin::new().without(&names(&Family::BOTH, verb));
+                let run = mesh_init(&netns, args);
+                drop(sbin);
+                run
+            };
+            let run = without(&[&flags[..], &["--backend", "iptables"]].concat());
             run.code(69).says(&format!("iptables-{verb}")).says("install");
-            assert_same(&format!("without {verb}"), &before, &without);
-            by_nftables.code(0).says("on nftables (no iptables is installed)");
+            assert_same(&format!("without {verb}"), &before, &dump(&netns));
+            // Unless one is asked for, none is needed.
+            without(&flags).code(0).says("on nftables (no iptables is installed)");
+            let clean = without(&["clean"]);
             clean.code(0).says("table mesh_init of nftables");
             assert_same(&format!("by nftables without {verb}"), &before, &dump(&netns));
         }
