@@ -203,7 +203,13 @@ pub(crate) fn dns_of_a_busy_port(variant: Variant) {
     for flags in [ALL_DNS, TPROXY_DNS, DNS] {
         Reading::Own.apply(&here, variant, flags).says("\nchanged ");
         busy.iter().for_each(Queries::forget);
-        std::thread::sleep(Duration::from_millis(50));
+        // Until each has had an answer: one that was lost is asked again only after a while.
+        for _ in 0..100 {
+            std::thread::sleep(Duration::from_millis(50));
+            if busy.iter().all(|queries| queries.seen().of("agent") > 0) {
+                break;
+            }
+        }
         for answers in busy.each_ref().map(Queries::seen) {
             let (agent, resolver) = (answers.of("agent"), answers.of("resolver"));
             assert!(agent > 0 && resolver == 0, "{flags}: expected the agent's answers, seen {answers}");
