@@ -53,14 +53,14 @@ class Runtime:
     def sandboxes(self):
         return list(self.calls.ListPodSandbox(api.ListPodSandboxRequest(), timeout=PATIENCE).items)
 
-    def pod(self, namespace, name, annotations, ports=(), logs="/dev/null"):
-        return Pod(self, namespace, name, annotations, ports, logs)
+    def pod(self, namespace, name, annotations, ports, logs, cgroup):
+        return Pod(self, namespace, name, annotations, ports, logs, cgroup)
 
 
 class Pod:
     """A sandbox with its network, as kubelet would have it made."""
 
-    def __init__(self, runtime, namespace, name, annotations, ports, logs):
+    def __init__(self, runtime, namespace, name, annotations, ports, logs, cgroup):
         self.runtime = runtime
         self.name = name
         self.config = api.PodSandboxConfig(
@@ -72,7 +72,7 @@ class Pod:
                 api.PortMapping(protocol=api.TCP, host_port=host, container_port=container) for host, container in ports
             ],
             annotations=annotations,
-            linux=api.LinuxPodSandboxConfig(cgroup_parent="/mesh-init-e2e"),
+            linux=api.LinuxPodSandboxConfig(cgroup_parent=cgroup),
         )
         self.id = ask(runtime.calls.RunPodSandbox, api.RunPodSandboxRequest(config=self.config)).pod_sandbox_id
         status = ask(
