@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::explained::{Explained, Explanation, Line};
+use super::printable;
 
 /// A form of drawing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +35,7 @@ enum Kind {
     Passed,
 }
 
-/// Longer lines of a box are broken.
+/// Columns of a box; longer lines are broken.
 const WIDTH: usize = 64;
 
 /// Draws the ways of all answers, one beside the other.
@@ -89,32 +90,90 @@ fn stations(explanation: &Explanation) -> Vec<Station> {
 }
 
 fn station(kind: Kind, texts: &[&str]) -> Station {
-    let broken = |text: &&str| {
-        let mut lines = vec![String::new()];
-        for word in text.split(' ') {
-            let full = lines.last().is_some_and(|line| {
-                !line.is_empty() && line.chars().count() + 1 + word.chars().count() > WIDTH
-            });
-            if full {
-                lines.push(String::new());
-            }
-            if let Some(line) = lines.last_mut() {
-                if !line.is_empty() {
-                    line.push(' ');
-                }
-                line.push_str(word);
-            }
+    Station { lines: texts.iter().flat_map(|text| broken(&printable(text))).collect(), kind }
+}
+
+/// `text` in lines of at most [`WIDTH`] columns, broken at blanks; a word that is longer is broken anywhere.
+fn broken(text: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    let (mut line, mut used) = (String::new(), 0);
+    for word in text.split(' ') {
+        let wide: usize = word.chars().map(columns).sum();
+        if used > 0 && used + 1 + wide > WIDTH {
+            lines.push(std::mem::take(&mut line));
+            used = 0;
+        } else if used > 0 {
+            line.push(' ');
+            used += 1;
         }
-        lines
-    };
-    Station { lines: texts.iter().flat_map(broken).collect(), kind }
+        for letter in word.chars() {
+            if used + columns(letter) > WIDTH {
+                lines.push(std::mem::take(&mut line));
+                used = 0;
+            }
+            line.push(letter);
+            used += columns(letter);
+        }
+    }
+    lines.push(line);
+    lines
+}
+
+/// How much room a letter takes in a monospaced font, at most: Asian scripts and pictures take that of two.
+fn columns(letter: char) -> usize {
+    if letter < '\u{1100}' { 1 } else { 2 }
+}
+
+/// `text` with what `entity` names in the place of what a form would take for its own.
+fn escaped(text: &str, entity: fn(char) -> Option<&'static str>) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match entity(letter) {
+            Some(entity) => escaped.push_str(entity),
+            None => escaped.push(letter),
+        }
+    }
+    escaped
+}
+
+/// Entities as mermaid takes them (mermaid.js.org/syntax/flowchart.html, "Entity codes to escape characters"): a quote
+/// would end the label, `#` begins an entity, a backtick makes it Markdown, `\n` is a line's end, and the rest is HTML.
+fn mermaid_entity(letter: char) -> Option<&'static str> {
+    Some(match letter {
+        '#' => "#35;",
+        '"' => "#quot;",
+        '&' => "#amp;",
+        '<' => "#lt;",
+        '>' => "#gt;",
+        '`' => "#96;",
+        '\\' => "#92;",
+        _ => return None,
+    })
+}
+
+/// graphviz.org/doc/info/lang.html and escString: HTML's entities are read in any label.
+fn dot_entity(letter: char) -> Option<&'static str> {
+    Some(match letter {
+        '\\' => "\\\\",
+        '"' => "\\\"",
+        '&' => "&amp;",
+        _ => return None,
+    })
+}
+
+/// XML 1.0, section 2.4.
+fn xml_entity(letter: char) -> Option<&'static str> {
+    Some(match letter {
+        '&' => "&amp;",
+        '<' => "&lt;",
+        '>' => "&gt;",
+        '"' => "&quot;",
+        _ => return None,
+    })
 }
 
 fn mermaid(ways: &[Vec<Station>]) -> String {
-    // Entities, as mermaid takes them: a quote would end the label, `#` begins an entity.
-    let escape = |text: &str| {
-        text.replace('#', "#35;").replace('"', "#quot;").replace('<', "#lt;").replace('>', "#gt;")
-    };
+    let escape = |text: &str| escaped(text, mermaid_entity);
     let mut text = "flowchart TD\n".to_owned();
     for (way, stations) in ways.iter().enumerate() {
         for (index, station) in stations.iter().enumerate() {
@@ -135,7 +194,7 @@ fn mermaid(ways: &[Vec<Station>]) -> String {
 }
 
 fn dot(ways: &[Vec<Station>]) -> String {
-    let escape = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+    let escape = |text: &str| escaped(text, dot_entity);
     let mut text = "digraph way {\n  node [fontname=\"monospace\", fontsize=10];\n".to_owned();
     for (way, stations) in ways.iter().enumerate() {
         for (index, station) in stations.iter().enumerate() {
@@ -162,9 +221,6 @@ const GAP: usize = 26;
 const MARGIN: usize = 20;
 
 fn svg(ways: &[Vec<Station>]) -> String {
-    let escape = |text: &str| {
-        text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-    };
     let column = WIDTH * LETTER + 2 * MARGIN;
     let height_of = |station: &Station| station.lines.len() * LEADING + 12;
     let height =
@@ -188,7 +244,7 @@ fn svg(ways: &[Vec<Station>]) -> String {
                 Kind::End => ("#dbeafe", "#1d4ed8", 14),
                 Kind::Chain => ("#f3f4f6", "#374151", 0),
                 Kind::Rule => ("#fef3c7", "#b45309", 4),
-                Kind::Passed => ("#fff", "#d1d5db", 4),
+                Kind::Passed => ("#fff", "#6b7280", 4),
             };
             writeln!(
                 text,
@@ -200,7 +256,7 @@ fn svg(ways: &[Vec<Station>]) -> String {
                 writeln!(
                     text,
                     "<text x=\"{middle}\" y=\"{base}\" text-anchor=\"middle\">{}</text>",
-                    escape(words)
+                    escaped(words, xml_entity)
                 )
                 .ok();
             }

@@ -199,8 +199,8 @@ impl Explanation {
 }
 
 impl Line {
-    fn text(&self) -> String {
-        match self {
+    fn text(&self) -> Vec<String> {
+        vec![match self {
             Line::Enter { chain, priority } => format!("  {chain} (priority {priority})"),
             Line::NotCalled { chain, why } => format!("  {chain}: not asked, {why}"),
             Line::Rule { chain, number, depth, rule, hit, on, clause } => {
@@ -221,7 +221,7 @@ impl Line {
                 const WIDTH: usize = 80;
                 match first.chars().count() + said.chars().count() + 2 <= WIDTH {
                     true => format!("{first}  {said}"),
-                    false => format!("{first}\n{indent}  {said}"),
+                    false => return vec![first, format!("{indent}  {said}")],
                 }
             }
             Line::Policy { chain, accepts } => {
@@ -229,7 +229,7 @@ impl Line {
                 format!("    end of {chain}: {does}")
             }
             Line::Way(way) => format!("  -> {way}"),
-        }
+        }]
     }
 
     fn json(&self) -> Value {
@@ -293,7 +293,7 @@ impl Report for Explained {
                 }
             }
             all.push(String::new());
-            all.extend(answer.trail.iter().map(Line::text));
+            all.extend(answer.trail.iter().flat_map(Line::text));
         }
         all.extend(self.notes.iter().map(|note| format!("note: {note}")));
         lines(all)

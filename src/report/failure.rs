@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, pretty};
+use super::{Answer, lines, pretty};
 use crate::error::{Class, Error};
 use crate::input::{Fault, Faults};
 use crate::policy::settings::Output;
@@ -37,7 +37,9 @@ impl Failure {
                 Class::Usage,
                 faults.to_string().lines().map(|line| format!("mesh-init: {line}\n")).collect(),
             ),
-            Failure::Run(error) => (error.class, format!("mesh-init: {error}\n")),
+            Failure::Run(error) => {
+                (error.class, lines(format!("mesh-init: {error}").lines().map(str::to_owned).collect()))
+            }
         };
         let stdout = match output {
             Output::Text => String::new(),

@@ -69,5 +69,32 @@ fn plural(count: usize, what: &str) -> String {
 
 /// Each line with its newline.
 fn lines(lines: Vec<String>) -> String {
-    lines.into_iter().map(|line| line + "\n").collect()
+    lines.iter().map(|line| printable(line) + "\n").collect()
+}
+
+/// `text` as a terminal and XML may have it: what is not printable, which comments and names of others' rules may
+/// hold, is escaped.
+fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '"' | '\'' | '\\' => shown.push(letter),
+            _ => shown.extend(letter.escape_debug()),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_printable_is_escaped() {
+        let plain = "-m comment --comment \"it's \\ \u{e9}\u{4e2d}\u{1f600}…\" -j X";
+        assert_eq!(printable(plain), plain);
+        let hostile = "a\u{1b}[31m\n\t\0\u{7f}\u{9b}\u{202e}\u{200b}\u{ffff}";
+        assert_eq!(printable(hostile), "a\\u{1b}[31m\\n\\t\\0\\u{7f}\\u{9b}\\u{202e}\\u{200b}\\u{ffff}");
+        assert_eq!(lines(vec!["a\nb".into(), String::new()]), "a\\nb\n\n");
+    }
 }

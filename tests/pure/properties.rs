@@ -1,6 +1,7 @@
 //! What must hold for every policy, every state of a machine and every text, tried on random ones.
 
 mod change;
+mod drawings;
 #[path = "../../fuzz/src/lib.rs"]
 mod fuzz;
 mod garbage;
