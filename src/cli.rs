@@ -3,11 +3,12 @@
 use std::ffi::OsString;
 
 use clap::builder::ValueParser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::input::istio::{FLAGS, Shape};
 use crate::input::options::{Key, Kind, OPTIONS, Part, option};
-use crate::input::{Origin, Raw, flags};
+use crate::input::{Faults, Origin, Raw, flags};
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +26,6 @@ pub enum Verb {
     Clean,
     /// What waits to be confirmed is good.
     Confirm,
-    /// Say what would become of connections, and why.
-    Explain,
     /// Show how often each clause decides, again and again.
     Watch {
         /// Seconds between two looks.
@@ -50,13 +49,14 @@ impl Verb {
     #[must_use]
     pub fn parts(self) -> &'static [Part] {
         match self {
-            Verb::Apply | Verb::Plan { .. } | Verb::Verify { .. } | Verb::Explain => {
-                &[Part::Policy, Part::Making, Part::Looking]
-            }
+            Verb::Apply | Verb::Plan { .. } | Verb::Verify { .. } => ALL_PARTS,
             Verb::Status | Verb::Clean | Verb::Confirm | Verb::Watch { .. } => &[Part::Looking],
         }
     }
 }
+
+/// The parts of the table whose options verbs take that make rules, or ask what rules would do.
+pub const ALL_PARTS: &[Part] = &[Part::Policy, Part::Making, Part::Looking];
 
 /// What `explain` is asked beside the policy.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -91,6 +91,8 @@ pub enum Parsed {
         flags: Raw,
         /// Whether the verb was spelled out.
         explicit: bool,
+        /// Words that it does not take.
+        faults: Faults,
     },
     /// Questions about connections.
     Explain {
@@ -98,6 +100,8 @@ pub enum Parsed {
         asked: Asked,
         /// With which flags.
         flags: Raw,
+        /// Words that it does not take.
+        faults: Faults,
     },
     /// `istio-iptables`, by that name or as the first word.
     Istio(Istio),
@@ -202,10 +206,7 @@ fn command() -> Command {
             true => argument.value_name("text|json|mermaid|svg|dot"),
             false => argument,
         };
-        let policy = arguments(Verb::Explain.parts())
-            .into_iter()
-            .filter(|argument| !out_of_place(argument))
-            .map(output);
+        let policy = arguments(ALL_PARTS).into_iter().filter(|argument| !out_of_place(argument)).map(output);
         let form = "out|in PROTOCOL [uid=N] [INTERFACE] [SOURCE ->] DESTINATION; in docs/explain.md";
         command
             .args(policy)
@@ -248,10 +249,14 @@ const CONNECTION: &str = "connection";
 /// Between a source and a destination, and what stands for it while flags are read.
 const ARROW: &str = "->";
 const ARROW_KEPT: &str = "\u{2192}";
+/// The verbs' names.
+const VERBS: [&str; 8] = ["apply", "plan", "status", "clean", "verify", "explain", "watch", "confirm"];
+/// How a connection begins.
+const BEGINS: [&str; 4] = ["out", "in", "outbound", "inbound"];
 /// Options that `explain` has no use for.
 const OUT_OF_PLACE: [Key; 3] = [Key::Host, Key::ConfirmWithin, Key::All];
 
-fn parse_explain(matches: &ArgMatches) -> Parsed {
+fn parse_explain(matches: &ArgMatches, faults: Faults) -> Parsed {
     let texts = |id: &str| given(matches, id).unwrap_or_default();
     let asked = Asked {
         live: matches.get_flag(LIVE),
@@ -259,10 +264,9 @@ fn parse_explain(matches: &ArgMatches) -> Parsed {
         diff: texts(DIFF),
         connections: connections(&texts(CONNECTION)),
     };
-    let parts = Verb::Explain.parts();
     let in_place = |long: &str| !OUT_OF_PLACE.iter().any(|key| option(*key).long == long);
-    let flags = flags::parse(parts, |long| in_place(long).then(|| given(matches, long)).flatten());
-    Parsed::Explain { asked, flags }
+    let flags = flags::parse(ALL_PARTS, |long| in_place(long).then(|| given(matches, long)).flatten());
+    Parsed::Explain { asked, flags, faults }
 }
 
 /// Connections in quotes, or word by word: each begins with its direction.
@@ -271,7 +275,7 @@ fn connections(words: &[String]) -> Vec<String> {
     for word in words.iter().flat_map(|text| text.split_whitespace()) {
         let word = if word == ARROW_KEPT { ARROW } else { word };
         match connections.last_mut() {
-            Some(last) if !matches!(word, "out" | "in" | "outbound" | "inbound") => {
+            Some(last) if !BEGINS.contains(&word) => {
                 last.push(' ');
                 last.push_str(word);
             }
@@ -368,10 +372,9 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
         true => words.into_iter().map(|word| if word == ARROW { ARROW_KEPT.into() } else { word }).collect(),
         false => words,
     };
-    let matches = match command().try_get_matches_from(words) {
-        Ok(matches) => matches,
-        Err(error) if error.use_stderr() => return Parsed::Misuse(shortened(&error.render().to_string())),
-        Err(error) => return Parsed::Answer(error.render().to_string()),
+    let (matches, faults) = match known(words) {
+        Ok(known) => known,
+        Err(answer) => return answer,
     };
     let (verb, matches, explicit) = match matches.subcommand() {
         None => (Verb::Apply, &matches, false),
@@ -382,7 +385,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
             let (strict, quick) = (matches.get_flag("strict"), matches.get_flag("quick"));
             (Verb::Verify { strict, quick, repair: matches.get_flag("repair") }, matches, true)
         }
-        Some(("explain", matches)) => return parse_explain(matches),
+        Some(("explain", matches)) => return parse_explain(matches, faults),
         Some(("confirm", matches)) => (Verb::Confirm, matches, true),
         Some(("watch", matches)) => {
             let interval = matches.get_one("interval").copied().unwrap_or(1);
@@ -390,7 +393,64 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
         }
         Some((_, matches)) => (Verb::Apply, matches, true),
     };
-    Parsed::Call { verb, flags: flags::parse(verb.parts(), |long| given(matches, long)), explicit }
+    let flags = flags::parse(verb.parts(), |long| given(matches, long));
+    Parsed::Call { verb, flags, explicit, faults }
+}
+
+/// What is known of a command line, and a fault for each word that is not. clap stops at the first of those, so it is
+/// asked again without it.
+fn known(mut words: Vec<OsString>) -> Result<(ArgMatches, Faults), Parsed> {
+    // Each word costs a round.
+    const ROUNDS: usize = 20;
+    let mut faults = Faults::default();
+    let mut rounds = 0;
+    loop {
+        rounds += 1;
+        let error = match command().try_get_matches_from(&words) {
+            Ok(matches) => return Ok((matches, faults)),
+            Err(error) => error,
+        };
+        if !error.use_stderr() {
+            return Err(Parsed::Answer(error.render().to_string()));
+        }
+        let text = |kind| match error.get(kind) {
+            Some(ContextValue::String(text)) => Some(text.as_str()),
+            Some(_) | None => None,
+        };
+        let unknown = text(ContextKind::InvalidArg).filter(|_| error.kind() == ErrorKind::UnknownArgument);
+        let unknown = unknown.filter(|_| rounds <= ROUNDS);
+        let place = unknown.and_then(|unknown| words.iter().skip(1).position(|word| is_it(word, unknown)));
+        let (Some(unknown), Some(place)) = (unknown, place) else {
+            let lines: String = faults.list().iter().map(|fault| format!("error: {fault}\n")).collect();
+            return Err(Parsed::Misuse(lines + &shortened(&error.render().to_string())));
+        };
+        let remedy = match text(ContextKind::SuggestedArg) {
+            Some(meant) => format!("give {meant} if that is meant"),
+            None => "leave it out, or see --help".to_owned(),
+        };
+        faults.word(unknown, "is not taken here", remedy);
+        let gone = words.remove(place + 1);
+        let is_value = |word: &&OsString| {
+            let text = word.to_string_lossy();
+            !text.starts_with('-')
+                && !text.contains(' ')
+                && !VERBS.contains(&&*text)
+                && !BEGINS.contains(&&*text)
+        };
+        // What follows a flag that nobody knows is taken for its value.
+        let alone = !gone.to_string_lossy().starts_with('-') || gone.to_string_lossy().contains('=');
+        if !alone && words.get(place + 1).is_some_and(|word| is_value(&word)) {
+            words.remove(place + 1);
+        }
+    }
+}
+
+/// Whether a word is what clap calls `unknown`: a flag is named without its value, or alone out of a cluster.
+fn is_it(word: &OsString, unknown: &str) -> bool {
+    let word = word.to_string_lossy();
+    let flag = word.split_once('=').map_or(&*word, |(flag, _)| flag);
+    let in_cluster = unknown.len() == 2 && unknown != "--" && word.starts_with(unknown);
+    *word == *unknown || unknown.starts_with('-') && (flag == unknown || in_cluster)
 }
 
 /// clap quotes what it does not know in full, and an argument may be 128 KiB.

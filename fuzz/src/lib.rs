@@ -48,20 +48,24 @@ pub const TARGETS: [(&str, Body); 7] = [
 pub fn flags(data: &[u8]) {
     let words = data.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec()));
     match cli::parse(std::iter::once("mesh-init".into()).chain(words)) {
-        Parsed::Call { verb: Verb::Apply | Verb::Plan { .. } | Verb::Verify { .. }, flags, .. } => {
-            judge(&flags, Faults::default());
+        Parsed::Call {
+            verb: Verb::Apply | Verb::Plan { .. } | Verb::Verify { .. }, flags, faults, ..
+        } => {
+            judge(&flags, faults);
         }
         Parsed::Call {
-            verb: Verb::Status | Verb::Clean | Verb::Confirm | Verb::Watch { .. }, flags, ..
+            verb: Verb::Status | Verb::Clean | Verb::Confirm | Verb::Watch { .. },
+            flags,
+            faults,
+            ..
         } => {
-            if let Err(faults) = validate::settings(&flags, Faults::default()) {
+            if let Err(faults) = validate::settings(&flags, faults) {
                 told(&faults);
             }
         }
-        Parsed::Call { verb: Verb::Explain, .. } => panic!("explain has a form of its own"),
-        Parsed::Explain { asked, flags } => {
+        Parsed::Explain { asked, flags, faults } => {
             asked.connections.iter().for_each(|text| connection(text.as_bytes()));
-            judge(&flags, Faults::default());
+            judge(&flags, faults);
         }
         Parsed::Istio(given) => istio(&given, &[]),
         Parsed::Answer(text) | Parsed::Misuse(text) => assert!(!text.is_empty(), "an answer without words"),

@@ -80,9 +80,22 @@ impl Faults {
         self.push(Some(origin), String::new(), problem, remedy);
     }
 
+    /// A fault about a word that has no origin, being part of nothing.
+    pub fn word(&mut self, word: &str, problem: impl Into<String>, remedy: impl Into<String>) {
+        self.push(None, quote(word), problem, remedy);
+    }
+
     /// A fault about the input as a whole.
     pub fn whole(&mut self, problem: impl Into<String>, remedy: impl Into<String>) {
         self.push(None, String::new(), problem, remedy);
+    }
+
+    /// Adds what is wrong elsewhere.
+    pub fn extend(&mut self, other: Faults) {
+        for fault in other.list {
+            self.push(fault.origin, fault.value, fault.problem, fault.remedy);
+        }
+        self.beyond += other.beyond;
     }
 
     /// The faults that are told one by one.
@@ -101,6 +114,21 @@ impl Faults {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    /// Both values, or everything that is wrong with either.
+    ///
+    /// # Errors
+    /// The faults of both.
+    pub fn both<A, B>(one: Result<A, Faults>, other: Result<B, Faults>) -> Result<(A, B), Faults> {
+        match (one, other) {
+            (Ok(one), Ok(other)) => Ok((one, other)),
+            (one, other) => {
+                let mut faults = one.err().unwrap_or_default();
+                faults.extend(other.err().unwrap_or_default());
+                Err(faults)
+            }
+        }
     }
 
     /// `value` if nothing is wrong, else everything that is.

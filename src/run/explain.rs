@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Environment, input, status};
+use super::{Environment, NO_MACHINE, OF_A_MACHINE, input, status};
 use crate::backend::claim::Claim;
 use crate::backend::{Observed, ownership};
 use crate::cli::{self, Asked, Parsed, Verb};
-use crate::error::{Class, Error};
 use crate::eval;
 use crate::eval::{Conn, typical::typical};
 use crate::host::{self, namespace, observe};
@@ -38,8 +37,8 @@ impl Rules {
     }
 }
 
-pub(super) fn main(asked: &Asked, flags: Raw, environment: &Environment) -> Answer {
-    let mut given = input::gather(Verb::Explain, flags, environment);
+pub(super) fn main(asked: &Asked, flags: Raw, faults: Faults, environment: &Environment) -> Answer {
+    let mut given = input::gather(cli::ALL_PARTS, flags, faults, environment);
     let form = form(&mut given.raw);
     let output = given.output();
     answer(asked, form, given, environment).unwrap_or_else(|failure| failure.answer(output))
@@ -88,12 +87,13 @@ fn answer(
         return diff([one, other], given);
     }
     if asked.live {
-        let says = |key: Key| crate::input::options::option(key).part == crate::input::options::Part::Policy;
-        let policy = given.raw.keys().find(|key| says(*key));
-        if let Some(given_too) = policy.and_then(|key| given.raw.first(key)).cloned() {
-            let remedy = "leave it out, or --live: then the rules are those that the options would make";
-            given.faults.option(&given_too, "says nothing of the rules that are here", remedy);
-        }
+        // All that says which rules to make, and with what.
+        let made: Vec<Key> =
+            given.raw.keys().filter(|key| !matches!(key, Key::Netns | Key::Wait | Key::Output)).collect();
+        let remedy = "leave it out, or --live: then the rules are those that the options would make";
+        given.without_effect(&made, "says nothing of the rules that are here", remedy);
+    } else {
+        given.without_effect(&OF_A_MACHINE, NO_MACHINE.0, NO_MACHINE.1);
     }
     let (rules, settings) = match asked.live {
         true => {
@@ -217,17 +217,19 @@ fn matrix(rules: &Rules) -> Result<Matrix, Failure> {
 }
 
 /// What two policies decide differently, on connections of every kind that either has.
-fn diff(texts: [&String; 2], given: input::Given) -> Result<Answer, Failure> {
-    if given.raw.keys().any(|key| key != Key::Output) {
-        let mut faults = given.faults;
-        faults.whole(
+fn diff(texts: [&String; 2], mut given: input::Given) -> Result<Answer, Failure> {
+    let flag = |key: Key| {
+        key != Key::Output
+            && given.raw.first(key).is_some_and(|given| matches!(given.origin, Origin::Flag(_)))
+    };
+    if given.raw.keys().any(flag) {
+        given.faults.whole(
             "--diff takes its policies from A and B alone",
             "put the other flags into A or B, in quotes",
         );
-        return Err(faults.into());
     }
-    let settings = given.settings()?;
-    let [one, other] = [policy(texts[0])?, policy(texts[1])?];
+    let both = Faults::both(policy(texts[0]), policy(texts[1]));
+    let (settings, (one, other)) = Faults::both(given.settings(), both)?;
     let mut rows: Vec<(String, [Explanation; 2])> = Vec::new();
     let mut compared = BTreeSet::new();
     for rules in [&one, &other] {
@@ -248,18 +250,20 @@ fn diff(texts: [&String; 2], given: input::Given) -> Result<Answer, Failure> {
 }
 
 /// The rules of a policy file, or of flags in one text.
-fn policy(text: &str) -> Result<Rules, Failure> {
-    let misused = |why: String| {
-        let error = Error::new(Class::Usage, format!("--diff {}: {why}", crate::input::fault::quote(text)));
-        Failure::from(error.remedy("give a policy file, or the flags of a policy in quotes"))
+fn policy(text: &str) -> Result<Rules, Faults> {
+    let misused = |why: &str| {
+        let mut faults = Faults::default();
+        let problem = format!("--diff {}: {why}", crate::input::fault::quote(text));
+        faults.whole(problem, "give a policy file, or the flags of a policy in quotes");
+        faults
     };
-    let flags = if text.trim_start().starts_with('-') || text.trim().is_empty() {
+    let (flags, faults) = if text.trim_start().starts_with('-') || text.trim().is_empty() {
         let words = ["mesh-init", "plan"].into_iter().chain(text.split_whitespace());
         match cli::parse(words.map(Into::into)) {
-            Parsed::Call { flags, .. } => flags,
-            Parsed::Misuse(why) => return Err(misused(why.lines().next().unwrap_or_default().to_owned())),
-            Parsed::Explain { .. } | Parsed::Istio(_) | Parsed::Answer(_) => {
-                return Err(misused("is no policy".into()));
+            Parsed::Call { verb: Verb::Plan { live: false }, flags, faults, .. } => (flags, faults),
+            Parsed::Misuse(why) => return Err(misused(why.lines().next().unwrap_or_default())),
+            Parsed::Call { .. } | Parsed::Explain { .. } | Parsed::Istio(_) | Parsed::Answer(_) => {
+                return Err(misused("is no policy"));
             }
         }
     } else {
@@ -267,9 +271,11 @@ fn policy(text: &str) -> Result<Rules, Failure> {
         let is_env = std::path::Path::new(text).extension().is_some_and(|of| of.eq_ignore_ascii_case("env"));
         let key = if is_env { Key::EnvFile } else { Key::Config };
         flags.push(key, text, Origin::Flag("diff"));
-        flags
+        (flags, Faults::default())
     };
-    let given = input::gather(Verb::Plan { live: false }, flags, &[]);
+    let mut given = input::gather(cli::ALL_PARTS, flags, faults, &[]);
+    given.without_effect(&OF_A_MACHINE, "has no effect: policies are compared", "leave it out");
+    given.without_effect(&[Key::Output], "has no effect there", "give --output beside --diff");
     let raw = given.raw.clone();
     Ok(wanted(&given.request()?, raw))
 }

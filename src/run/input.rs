@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use super::Environment;
-use crate::cli::Verb;
 use crate::host;
-use crate::input::{Faults, Key, Raw, Sourced, config, env, env_file, plain};
+use crate::input::options::Part;
+use crate::input::{Faults, Key, Origin, Raw, Sourced, config, env, env_file, plain};
 use crate::policy::facts::Questions;
 use crate::policy::settings::Settings;
 use crate::policy::validate::{self, Request};
@@ -18,9 +18,9 @@ pub(super) struct Given {
     pub(super) faults: Faults,
 }
 
-pub(super) fn gather(verb: Verb, flags: Raw, environment: &Environment) -> Given {
-    let mut faults = Faults::default();
-    let (variables, unknown) = env::parse(environment, verb.parts(), &mut faults);
+/// What flags, variables and files say of the options of `parts`.
+pub(super) fn gather(parts: &[Part], flags: Raw, mut faults: Faults, environment: &Environment) -> Given {
+    let (variables, unknown) = env::parse(environment, parts, &mut faults);
     warn("the environment", &unknown);
     let mut raw = flags.or(variables);
     // A list like any other: split at commas.
@@ -79,6 +79,16 @@ fn warn(source: &str, names: &[String]) {
 }
 
 impl Given {
+    /// Tells each flag of `keys` that is there although it has no effect. Variables and files are read by several
+    /// commands, so what they say to others is no fault.
+    pub(super) fn without_effect(&mut self, keys: &[Key], why: &str, remedy: &str) {
+        for given in keys.iter().filter_map(|key| self.raw.first(*key)) {
+            if matches!(given.origin, Origin::Flag(_)) {
+                self.faults.option(given, why, remedy);
+            }
+        }
+    }
+
     /// Validates for verbs that make rules.
     pub(super) fn request(self) -> Result<Request, Faults> {
         let facts = host::facts::answer(Questions::of(&self.raw));

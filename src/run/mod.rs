@@ -33,9 +33,11 @@ pub type Environment = [(OsString, OsString)];
 pub fn main(words: Vec<OsString>, environment: &Environment) -> Answer {
     log(environment);
     let json = asks_for_json(&words);
-    let (verb, flags, explicit) = match cli::parse(words) {
-        Parsed::Call { verb, flags, explicit } => (verb, flags, explicit),
-        Parsed::Explain { asked, flags } => return explain::main(&asked, flags, environment),
+    let (verb, flags, explicit, faults) = match cli::parse(words) {
+        Parsed::Call { verb, flags, explicit, faults } => (verb, flags, explicit, faults),
+        Parsed::Explain { asked, flags, faults } => {
+            return explain::main(&asked, flags, faults, environment);
+        }
         Parsed::Istio(given) => return istio::main(&given, environment),
         Parsed::Answer(text) => return Answer { stdout: text, ..Answer::default() },
         Parsed::Misuse(text) if !json => return Answer { stderr: text, code: 64, ..Answer::default() },
@@ -45,7 +47,7 @@ pub fn main(words: Vec<OsString>, environment: &Environment) -> Answer {
             return Failure::from(error).answer(Output::Json);
         }
     };
-    let given = input::gather(verb, flags, environment);
+    let mut given = input::gather(verb.parts(), flags, faults, environment);
     // What says only where to look, how to answer or that a file is to be read does not say that anything is to be
     // captured.
     let says_nothing = [Key::Host, Key::ConfirmWithin, Key::EnvFile, Key::Config];
@@ -53,6 +55,7 @@ pub fn main(words: Vec<OsString>, environment: &Environment) -> Answer {
     if !explicit && idle && given.faults.is_empty() {
         return Answer { stderr: cli::help(), code: 64, ..Answer::default() };
     }
+    without_effect(verb, &mut given);
     let output = given.output();
     answer(verb, given, environment).unwrap_or_else(|failure| failure.answer(output))
 }
@@ -78,16 +81,7 @@ fn answer(
         }
         Verb::Verify { strict, quick, repair } => {
             let asked = verify::Asked { strict, quick, repair };
-            if let Some(confirm) = given.raw.first(Key::ConfirmWithin).cloned() {
-                let mut faults = given.faults;
-                let remedy = "leave it out: a repair brings back what is meant to be there";
-                faults.option(&confirm, "is for apply", remedy);
-                return Err(faults.into());
-            }
-            let says = |key: Key| {
-                option(key).part == Part::Policy || matches!(key, Key::Layout | Key::EnvFile | Key::Config)
-            };
-            if given.raw.keys().any(says) {
+            if says_policy(&given) {
                 let request = given.request()?;
                 let output = request.settings.output;
                 return Ok(
@@ -97,8 +91,6 @@ fn answer(
             let settings = given.settings()?;
             Ok(verify::run(asked, None, &settings, environment)?.verdict(settings.output))
         }
-        // It has a way of its own.
-        Verb::Explain => Ok(Answer::default()),
         Verb::Watch { interval, count } => {
             let settings = given.settings()?;
             watch::run(&settings, interval, count, environment)?;
@@ -112,6 +104,52 @@ fn answer(
             let settings = given.settings()?;
             Ok(clean::run(&settings, RuleSet::default(), environment)?.answer(settings.output))
         }
+    }
+}
+
+/// Whether a policy was given, not only where to look for one.
+fn says_policy(given: &input::Given) -> bool {
+    let says = |key: Key| {
+        option(key).part == Part::Policy || matches!(key, Key::Layout | Key::EnvFile | Key::Config)
+    };
+    given.raw.keys().any(says)
+}
+
+/// Options of a machine, which `plan` and `explain` look at with `--live` only.
+const OF_A_MACHINE: [Key; 6] =
+    [Key::IptablesVariant, Key::Netns, Key::Host, Key::ConfirmWithin, Key::All, Key::Wait];
+/// Why they are faults without it.
+const NO_MACHINE: (&str, &str) =
+    ("has no effect: without --live no machine is looked at", "leave it out, or give --live");
+
+/// Tells the flags that a verb takes for its other forms.
+fn without_effect(verb: Verb, given: &mut input::Given) {
+    match verb {
+        Verb::Plan { live: false } => given.without_effect(&OF_A_MACHINE, NO_MACHINE.0, NO_MACHINE.1),
+        Verb::Status | Verb::Confirm | Verb::Watch { .. } => {
+            given.without_effect(
+                &[Key::All],
+                "has no effect here: it is for apply and clean",
+                "leave it out",
+            );
+        }
+        Verb::Verify { repair, .. } => {
+            let remedy = "leave it out: a repair brings back what is meant to be there";
+            // A timer's environment must not turn it into something that waits for a confirmation, either.
+            if let Some(confirm) = given.raw.first(Key::ConfirmWithin) {
+                given.faults.option(confirm, "is for apply", remedy);
+            }
+            if says_policy(given) {
+                return;
+            }
+            let why = "has no effect: without a policy nothing is made";
+            given.without_effect(&[Key::Host], why, "leave it out, or give the policy");
+            if repair {
+                let remedy = "give the flags, --config or --env-file that the rules were made with";
+                given.faults.whole("--repair needs the policy: rules that are gone do not say it", remedy);
+            }
+        }
+        Verb::Apply | Verb::Plan { live: true } | Verb::Clean => {}
     }
 }
 

@@ -8,7 +8,7 @@ use crate::backend::claim::Claim;
 use crate::backend::observed::Present;
 use crate::backend::plan::{self, Purpose};
 use crate::backend::{Observed, ownership};
-use crate::error::{Class, Error, Result};
+use crate::error::Result;
 use crate::eval::probing::{self, Direction, Probe};
 use crate::eval::sockets::Socket;
 use crate::host::probe::{self, Shown};
@@ -46,10 +46,6 @@ pub(super) fn run(
     settings: &Settings,
     environment: &Environment,
 ) -> Result<Verified> {
-    if asked.repair && request.is_none() {
-        let error = Error::new(Class::Usage, "--repair needs the policy: rules that are gone do not say it");
-        return Err(error.remedy("give the flags, --config or --env-file that the rules were made with"));
-    }
     namespace::enter_to_probe(settings, request.is_some_and(|request| request.policy.mode != Mode::None))?;
     let lock = namespace::lock(settings)?;
     let machine = super::machine(settings, environment);
@@ -127,7 +123,10 @@ fn of_request(request: &Request, observed: &mut Observed, machine: &host::Machin
 
 fn of_rules(observed: &mut Observed, settings: &Settings) -> Option<Expected> {
     let holding = |variant: &Variant| ownership::holds_ours(&observed.of(*variant));
-    let asked = |variant: &Variant| settings.variant.is_none_or(|asked| asked == *variant);
+    let asked = |variant: &Variant| match settings.variant {
+        Some(asked) => asked == *variant,
+        None => !settings.iptables || Variant::IPTABLES.contains(variant),
+    };
     let variant = Variant::ALL.into_iter().rfind(|variant| holding(variant) && asked(variant))?;
     let rules = observed.of(variant);
     let (request, _) = status::policy_of(&rules, variant, Families::Both, observed)

@@ -38,25 +38,103 @@ fn help_and_version_are_answers() {
 
 #[test]
 fn what_cannot_be_understood_is_misuse() {
-    for args in [
-        &["--proxy-prot", "15001"][..],
-        &["-y"],
-        &["plan", "--bogus"],
-        &["plan", "-p"],
-        &["plan", "15001"],
-        &["capture"],
-        &["-p", "15001", "plan"],
-        // What a verb does not take is not ignored.
-        &["clean", "-p", "15001"],
-        &["status", "--layout", "classic"],
-        &["clean", "--env-file", "x"],
-        &["apply", "--live"],
-    ] {
+    for args in [&["plan", "-p"][..], &["capture"], &["-p", "15001", "plan"], &["explain", "--diff", "-b 80"]]
+    {
         let run = mesh_init(args).code(64);
         assert!(run.stdout.is_empty() && run.stderr.contains("error:"), "{run}");
     }
-    let run = mesh_init(&["plan", "--proxy-prot", "1"]).code(64);
-    assert!(run.stderr.contains("--proxy-port"), "expected the flag that was meant, seen {run}");
+    // What stops the reading is told with what was found before.
+    let run = mesh_init(&["plan", "--bogus", "-p"]).code(64);
+    for told in ["error: \"--bogus\" is not taken here", "error: a value is required for '--proxy-port"] {
+        assert!(run.stderr.contains(told), "expected {told:?}, seen {run}");
+    }
+}
+
+#[test]
+fn words_that_a_verb_does_not_take_are_all_told_beside_the_other_faults() {
+    for (args, unknown) in [
+        (&["--proxy-prot", "15001"][..], &["--proxy-prot"][..]),
+        (&["-y"], &["-y"]),
+        (&["plan", "--bogus"], &["--bogus"]),
+        (&["plan", "15001"], &["15001"]),
+        (&["clean", "-p", "15001"], &["-p"]),
+        (&["clean", "-p15001", "--uid-owner=7"], &["-p", "--uid-owner"]),
+        (&["status", "--layout", "classic"], &["--layout"]),
+        (&["clean", "--env-file", "x", "--bogus"], &["--env-file", "--bogus"]),
+        (&["apply", "--live"], &["--live"]),
+        (&["--bogus", "plan"], &["--bogus"]),
+        (&["explain", "--host", "out", "tcp", "10.0.0.1:80"], &["--host"]),
+    ] {
+        let begins: Vec<String> =
+            unknown.iter().map(|word| format!("{word:?} is not taken here: ")).collect();
+        mesh_init(args).refused(&begins.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    let run = mesh_init(&["plan", "--proxy-prot", "1", "-z", "http", "--bogus", "--ipv6", "maybe"]);
+    run.refused(&[
+        "\"--proxy-prot\" is not taken here: give --proxy-port if that is meant",
+        "\"--bogus\" is not taken here: leave it out, or see --help",
+        "--inbound-capture-port: \"http\" is not a port",
+        "--ipv6: \"maybe\" is not one of its values",
+    ]);
+    // Beyond some it is enough.
+    let many: Vec<String> = (0..5000).map(|number| format!("--no-{number}")).collect();
+    let run =
+        mesh_init(&[&["plan"], &many.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat()).code(64);
+    assert!(run.stderr.len() < 4000 && run.stderr.contains("--no-19"), "{run}");
+}
+
+#[test]
+fn flags_without_effect_are_faults() {
+    const NO_MACHINE: &str = "has no effect: without --live no machine is looked at";
+    let connection = "out tcp 10.0.0.1:80";
+    for flag in [
+        "--iptables-variant=nft",
+        "--netns=/run/netns/x",
+        "--host",
+        "--confirm-within=9s",
+        "--all",
+        "--wait=1",
+    ] {
+        let name = flag.split('=').next().unwrap_or_default();
+        let told = match flag.split_once('=') {
+            Some((name, value)) => format!("{name}: {value:?} {NO_MACHINE}: "),
+            None => format!("{name}: \"true\" {NO_MACHINE}: "),
+        };
+        mesh_init(&["plan", "-p", "15001", flag]).refused(&[&told]);
+        if !["--host", "--confirm-within", "--all"].contains(&name) {
+            mesh_init(&["explain", flag, connection]).refused(&[&told]);
+        }
+    }
+    for (args, told) in [
+        (&["status", "--all"][..], "--all: \"true\" has no effect here"),
+        (&["confirm", "--all"], "--all: \"true\" has no effect here"),
+        (&["watch", "--all"], "--all: \"true\" has no effect here"),
+        (&["verify", "--host"], "--host: \"true\" has no effect: without a policy"),
+        (&["verify", "--repair"], "--repair needs the policy"),
+        (&["verify", "-p", "1", "--confirm-within", "9s"], "--confirm-within: \"9s\" is for apply"),
+        (&["explain", "--live", "--layout", "istio", connection], "--layout: \"istio\" says nothing of"),
+        (
+            &["explain", "--live", "--backend", "nftables", connection],
+            "--backend: \"nftables\" says nothing of",
+        ),
+        (
+            &["explain", "--live", "--iptables-variant", "nft", connection],
+            "--iptables-variant: \"nft\" says nothing",
+        ),
+    ] {
+        mesh_init(args).refused(&[told]);
+    }
+    // Beside other faults.
+    mesh_init(&["verify", "--repair", "--wait", "long", "--host"]).refused(&[
+        "--repair needs the policy",
+        "--host: ",
+        "--wait: \"long\"",
+    ]);
+    // A variable is for every command.
+    let plain = mesh_init(&["plan"]).ok();
+    let variables =
+        [("MESH_INIT_NETNS", "/run/netns/x"), ("MESH_INIT_WAIT", "5"), ("MESH_INIT_HOST", "true")];
+    assert_eq!(mesh_init_with(&["plan"], &variables).ok(), plain);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `explain` by the rules that options would make: no kernel is asked.
 
-use super::program::{Files, Run, mesh_init};
+use super::program::{Files, Run, mesh_init, mesh_init_with};
 
 fn explain(policy: &[&str], connection: &str) -> Run {
     mesh_init(&[&["explain"], policy, &[connection]].concat())
@@ -151,12 +151,25 @@ fn what_is_wrong_is_told_at_once() {
     for args in [
         &["explain", "--all", "out tcp 1.2.3.4:5"][..],
         &["explain", "--diff", "-b 80"],
-        &["explain", "--diff", "-b 80", "--no-such-flag"],
         &["explain", "--diff", "-b 80", "status"],
-        &["explain", "--host", "out tcp 1.2.3.4:5"],
     ] {
         mesh_init(args).code(64);
     }
+    // Of both policies, and of what stands beside them.
+    mesh_init(&["explain", "--diff", "-b http --no-such-flag", "--ipv6 maybe --wait 3", "--output", "x"])
+        .refused(&[
+            "\"--no-such-flag\" is not taken here",
+            "--inbound: \"http\" is not a port",
+            "--ipv6: \"maybe\" is not one of its values",
+            "--wait: \"3\" has no effect: policies are compared",
+            "--output: \"x\" is not one of its values",
+        ]);
+    mesh_init(&["explain", "--diff", "--live -b 80", "status"])
+        .refused(&["--diff \"--live -b 80\": is no policy", "--diff: status cannot be read"]);
+    // Variables are no part of either policy, and of no question about what is here.
+    let variables = [("MESH_INIT_PROXY_PORT", "15009")];
+    let same = mesh_init_with(&["explain", "--diff", "-p 15001", ""], &variables).ok();
+    assert!(same.starts_with("no difference in "), "{same}");
 }
 
 #[test]

@@ -133,7 +133,8 @@ fn values_that_are_no_values() {
         (&["--iptables-variant", "xtables"], "--iptables-variant: \"xtables\" is not one of its values"),
         (&["--output", "yaml"], "--output: \"yaml\" is not one of its values"),
     ] {
-        mesh_init(&[&["plan"], args].concat()).refused(&[fault]);
+        // Refused before any machine is looked at.
+        mesh_init(&[&["plan", "--live"], args].concat()).refused(&[fault]);
     }
     for verb in ["status", "clean"] {
         mesh_init(&[verb, "--wait", "x", "--output", "y"]).refused(&["--wait: \"x\"", "--output: \"y\""]);

@@ -135,7 +135,8 @@ fn a_single_value_twice_is_a_fault_and_a_list_is_joined() {
         ("output", &["--output", "text", "--output", "text"]),
     ];
     for (long, args) in twice {
-        let run = mesh_init(&[&["plan"], args].concat());
+        // Refused before any machine is looked at.
+        let run = mesh_init(&[&["plan", "--live"], args].concat());
         let faults = run.faults();
         let told = format!("give --{long} once");
         assert!(faults.len() == 1 && faults[0].contains(&told), "expected {told:?}, seen {run}");
