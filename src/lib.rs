@@ -17,6 +17,7 @@ pub mod error;
 pub mod eval;
 pub mod host;
 pub mod input;
+pub mod netlink;
 pub mod policy;
 pub mod report;
 pub mod rules;

@@ -10,7 +10,7 @@ use crate::policy::Family;
 use crate::policy::settings::Variant;
 use crate::sys::exec::{Outcome, Program};
 use crate::sys::fs;
-use crate::sys::netlink::{self, NftTable};
+use crate::sys::listing::{self, NftTable};
 
 /// The tables that both iptables know.
 const TABLES: [&str; 5] = ["raw", "mangle", "nat", "filter", "security"];
@@ -42,7 +42,7 @@ pub fn look(machine: &Machine) -> Result<Look> {
         ..Observed::default()
     };
     let mut look = Look { observed, ..Look::default() };
-    let tables = netlink::nft_tables()?;
+    let tables = listing::nft_tables()?;
     if tables.iter().any(|table| FAMILIES.contains(&table.family) && table.name == nftables::TABLE) {
         look.observed.rules.insert(Variant::Native, native::read()?);
     }
@@ -61,7 +61,7 @@ pub fn look(machine: &Machine) -> Result<Look> {
         }
     }
     if look.unreadable.iter().any(|(variant, ..)| *variant == Variant::Nft) {
-        let chains = netlink::nft_chains()?.into_iter();
+        let chains = listing::nft_chains()?.into_iter();
         look.unreadable_ours = chains.map(|chain| chain.name).find(|name| ownership::is_our_chain(name));
     }
     Ok(look)
@@ -134,7 +134,7 @@ pub fn absorb(source: (Variant, Family), outcome: &Outcome, observed: &mut Obser
 /// # Errors
 /// The kernel refuses to list them.
 pub fn has_nftables() -> Result<bool> {
-    Ok(!netlink::nft_tables()?.is_empty())
+    Ok(!listing::nft_tables()?.is_empty())
 }
 
 /// The variants and families that have tables in this namespace, by the kernel's own lists.

@@ -1,11 +1,10 @@
-//! Effects, and nothing else: programs, namespaces, netlink, files, capabilities. With `ebpf/` the only place
-//! with `unsafe`. Nothing here knows what a policy or a rule is.
+//! Effects, and nothing else: programs, namespaces, netlink, files, capabilities. The only place with `unsafe`. Nothing here knows what a policy or a rule is.
 
 pub mod exec;
 pub mod fs;
 pub mod holder;
+pub mod listing;
 pub mod lock;
-pub mod netlink;
 pub mod netns;
 pub mod nftables;
 pub mod privilege;

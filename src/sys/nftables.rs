@@ -18,10 +18,11 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use crate::error::{Class, Error, Result};
+use crate::netlink::{self, HEADER, attribute, u16_at, u32_at};
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
-const NFT_MSG_GETTABLE: u16 = 1;
-const NFT_MSG_GETCHAIN: u16 = 4;
+pub(super) const NFT_MSG_GETTABLE: u16 = 1;
+pub(super) const NFT_MSG_GETCHAIN: u16 = 4;
 const NFT_MSG_GETRULE: u16 = 7;
 const NFT_MSG_GETSET: u16 = 10;
 const NFT_MSG_GETSETELEM: u16 = 13;
@@ -41,8 +42,7 @@ const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
-/// struct nlmsghdr, and the same with struct nfgenmsg.
-const HEADER: usize = 16;
+/// struct nlmsghdr with struct nfgenmsg.
 const BODY: usize = 20;
 /// The families whose tables see packets of IP (linux/netfilter.h): inet, ip, ip6.
 const FAMILIES: [u8; 3] = [1, 2, 10];
@@ -74,18 +74,19 @@ impl Nftables {
     /// # Errors
     /// The kernel has no netlink for netfilter.
     pub fn open() -> Result<Nftables> {
-        let open = || -> nix::Result<Nftables> {
-            let protocol = SockProtocol::NetlinkNetFilter;
-            let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
-            bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-            setsockopt(&fd, ReceiveTimeout, &TimeVal::new(PATIENCE, 0))?;
-            // Answers without the question fit where many come at once (4.3); why something failed (4.12).
-            // Older kernels do without.
-            option(&fd, libc::NETLINK_CAP_ACK);
-            option(&fd, libc::NETLINK_EXT_ACK);
-            Ok(Nftables { fd })
-        };
-        open().map_err(|errno| explain("opening a netlink socket for nf_tables", "", errno))
+        Nftables::socket().map_err(|errno| explain("opening a netlink socket for nf_tables", "", errno))
+    }
+
+    pub(super) fn socket() -> nix::Result<Nftables> {
+        let protocol = SockProtocol::NetlinkNetFilter;
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        setsockopt(&fd, ReceiveTimeout, &TimeVal::new(PATIENCE, 0))?;
+        // Answers without the question fit where many come at once (4.3); why something failed (4.12).
+        // Older kernels do without.
+        option(&fd, libc::NETLINK_CAP_ACK);
+        option(&fd, libc::NETLINK_EXT_ACK);
+        Ok(Nftables { fd })
     }
 
     /// Commits a batch: all of it, or nothing. `objects` says for each of its messages what that is about, and what
@@ -95,7 +96,7 @@ impl Nftables {
     /// The first message that the kernel refused, by name; that somebody else was faster; that it is too large.
     pub fn commit(&self, batch: &[u8], objects: &[(String, String)]) -> Result<()> {
         self.make_room(batch.len())?;
-        let last = count(batch);
+        let last = messages(batch).count();
         let begin = u32_at(batch, 8).unwrap_or(0);
         let awaited = begin.wrapping_add(u32::try_from(last.saturating_sub(2)).unwrap_or(0));
         let nobody = ("committing to nf_tables", "");
@@ -145,6 +146,7 @@ impl Nftables {
             }
             Ok(())
         })
+        .map_err(|errno| explain(READING, "", errno))
     }
 
     /// The tables called `name` of the families ip and ip6; nobody else's rules and elements are read.
@@ -152,7 +154,7 @@ impl Nftables {
     /// # Errors
     /// As of [`Nftables::everything`].
     pub fn tables(&self, name: &str) -> Result<Snapshot> {
-        let of = attribute(FIRST, name);
+        let of = named(FIRST, name);
         self.steady(|into| {
             for family in [2, 10] {
                 let mut tables = Vec::new();
@@ -170,6 +172,7 @@ impl Nftables {
             }
             Ok(())
         })
+        .map_err(|errno| explain(READING, "", errno))
     }
 
     /// The number of the last commit in this namespace.
@@ -181,7 +184,7 @@ impl Nftables {
     }
 
     /// What `read` adds, if the generation was the same before and after.
-    fn steady(&self, read: impl Fn(&mut Vec<u8>) -> nix::Result<()>) -> Result<Snapshot> {
+    pub(super) fn steady(&self, read: impl Fn(&mut Vec<u8>) -> nix::Result<()>) -> nix::Result<Snapshot> {
         let once = || -> nix::Result<Option<Snapshot>> {
             let generation = self.read_generation()?;
             let mut messages = Vec::new();
@@ -195,13 +198,11 @@ impl Nftables {
             Ok(same.then_some(Snapshot { generation, messages }))
         };
         for _ in 0..ATTEMPTS {
-            match once() {
-                Ok(Some(snapshot)) => return Ok(snapshot),
-                Ok(None) => {}
-                Err(errno) => return Err(explain(READING, "", errno)),
+            if let Some(snapshot) = once()? {
+                return Ok(snapshot);
             }
         }
-        Err(explain(READING, "", Errno::EINTR))
+        Err(Errno::EINTR)
     }
 
     fn read_generation(&self) -> nix::Result<u32> {
@@ -219,8 +220,10 @@ impl Nftables {
         self.dump(NFT_MSG_GETSET, family, of, &mut sets)?;
         let named: BTreeSet<(&[u8], &[u8])> =
             messages(&sets).filter_map(|message| find(message, FIRST).zip(find(message, SECOND))).collect();
-        let wanted: Vec<Vec<u8>> =
-            named.into_iter().map(|(table, set)| [raw(FIRST, table), raw(SECOND, set)].concat()).collect();
+        let wanted: Vec<Vec<u8>> = named
+            .into_iter()
+            .map(|(table, set)| [attribute(FIRST, table), attribute(SECOND, set)].concat())
+            .collect();
         into.extend(sets.iter());
         for names in wanted {
             self.dump(NFT_MSG_GETSETELEM, family, &names, into)?;
@@ -228,7 +231,13 @@ impl Nftables {
         Ok(())
     }
 
-    fn dump(&self, message: u16, family: u8, attributes: &[u8], into: &mut Vec<u8>) -> nix::Result<()> {
+    pub(super) fn dump(
+        &self,
+        message: u16,
+        family: u8,
+        attributes: &[u8],
+        into: &mut Vec<u8>,
+    ) -> nix::Result<()> {
         self.ask(message, family, NLM_F_DUMP, attributes)?;
         self.collect(into)
     }
@@ -251,7 +260,8 @@ impl Nftables {
         loop {
             let count = self.receive(&mut buffer, MsgFlags::empty())?;
             let datagram = buffer.get(..count).unwrap_or_default();
-            for message in messages(datagram) {
+            for message in netlink::messages(datagram) {
+                let message = message.map_err(|netlink::Cut| Errno::EBADMSG)?;
                 interrupted |= u16_at(message, 6).is_some_and(|flags| flags & NLM_F_DUMP_INTR != 0);
                 match kind(message) {
                     // netlink_dump_done(): what it ended with.
@@ -263,7 +273,7 @@ impl Nftables {
                             (code, _) => Err(Errno::from_raw(code.saturating_neg())),
                         };
                     }
-                    Some(_) => into.extend(message),
+                    Some(_) => append(into, message),
                     None => return Err(Errno::EBADMSG),
                 }
             }
@@ -345,10 +355,7 @@ fn answer(message: &[u8]) -> Option<Answer> {
         if flags & NLM_F_CAPPED == 0 { usize::try_from(u32_at(message, HEADER + 4)?).ok()? } else { HEADER };
     let words =
         message.get(HEADER + 4 + question.next_multiple_of(4)..).filter(|_| flags & NLM_F_ACK_TLVS != 0);
-    let words = words.and_then(|attributes| find_in(attributes, NLMSGERR_ATTR_MSG)).map(|text| {
-        let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
-        String::from_utf8_lossy(text).into_owned()
-    });
+    let words = words.and_then(|attributes| netlink::find(attributes, NLMSGERR_ATTR_MSG)).map(netlink::text);
     Some(Answer { sequence, errno: Errno::from_raw(code.saturating_neg()), words })
 }
 
@@ -411,20 +418,15 @@ const fn nft(message: u16) -> u16 {
     NFNL_SUBSYS_NFTABLES << 8 | message
 }
 
-/// The messages of a datagram, each with what pads it, up to the first that is cut.
-fn messages(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = bytes;
-    std::iter::from_fn(move || {
-        let length = usize::try_from(u32_at(rest, 0)?).ok().filter(|length| *length >= HEADER)?;
-        let padded = length.next_multiple_of(4).min(rest.len());
-        let message = rest.get(..length).and_then(|_| rest.get(..padded))?;
-        rest = rest.get(padded..).unwrap_or_default();
-        Some(message)
-    })
+/// The messages of what was sent or received, up to the first that is cut.
+pub(super) fn messages(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    netlink::messages(bytes).map_while(std::result::Result::ok)
 }
 
-fn count(bytes: &[u8]) -> usize {
-    messages(bytes).count()
+/// Adds a message with what pads it.
+fn append(into: &mut Vec<u8>, message: &[u8]) {
+    into.extend(message);
+    into.resize(into.len().next_multiple_of(4), 0);
 }
 
 fn kind(message: &[u8]) -> Option<u16> {
@@ -435,67 +437,28 @@ fn kind(message: &[u8]) -> Option<u16> {
 fn keep(from: &[u8], table: &str, into: &mut Vec<u8>) -> usize {
     let text = |bytes: &[u8]| bytes.split(|byte| *byte == 0).next() == Some(table.as_bytes());
     let ours = messages(from).filter(|message| find(message, FIRST).is_some_and(text));
-    ours.map(|message| into.extend(message)).count()
+    ours.map(|message| append(into, message)).count()
 }
 
-fn attribute(kind: u16, text: &str) -> Vec<u8> {
-    raw(kind, &[text.as_bytes(), &[0]].concat())
-}
-
-fn raw(kind: u16, value: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(value.len() + 8);
+fn named(kind: u16, text: &str) -> Vec<u8> {
     // Names are short: NFT_NAME_MAXLEN is 256.
-    bytes.extend(u16::try_from(value.len() + 4).unwrap_or(u16::MAX).to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
+    attribute(kind, &[text.as_bytes(), &[0]].concat())
 }
 
 fn find(message: &[u8], wanted: u16) -> Option<&[u8]> {
-    find_in(message.get(BODY..)?, wanted)
-}
-
-fn find_in(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
-    while let Some(length) = u16_at(rest, 0).map(usize::from).filter(|length| *length >= 4) {
-        let value = rest.get(4..length)?;
-        if u16_at(rest, 2)? & 0x3fff == wanted {
-            return Some(value);
-        }
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    None
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+    netlink::find(message.get(BODY..)?, wanted)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        bytes.extend(u32::try_from(HEADER + body.len()).unwrap().to_ne_bytes());
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(flags.to_ne_bytes());
-        bytes.extend(sequence.to_ne_bytes());
-        bytes.extend([0; 4]);
-        bytes.extend(body);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
+    use crate::netlink::tests::message;
 
     #[test]
     fn an_answer_names_its_message_and_says_why() {
         let code = (-2_i32).to_ne_bytes();
         let question = message(0xa06, 0, 7, &[0; 8]);
-        let words = attribute(NLMSGERR_ATTR_MSG, "no such thing");
+        let words = named(NLMSGERR_ATTR_MSG, "no such thing");
         let whole = [&code[..], &question, &words].concat();
         let capped = [&code[..], &question[..HEADER], &words].concat();
         let want = Answer { sequence: 7, errno: Errno::ENOENT, words: Some("no such thing".into()) };

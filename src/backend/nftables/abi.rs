@@ -8,8 +8,6 @@ pub const NLM_F_EXCL: u16 = 0x200;
 pub const NLM_F_CREATE: u16 = 0x400;
 pub const NLM_F_APPEND: u16 = 0x800;
 pub const NLA_F_NESTED: u16 = 0x8000;
-/// The two highest bits say nest and byte order.
-pub const NLA_TYPE_MASK: u16 = 0x3fff;
 
 // linux/netfilter/nfnetlink.h
 pub const NFNL_SUBSYS_NFTABLES: u16 = 10;

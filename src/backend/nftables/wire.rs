@@ -1,17 +1,13 @@
-//! Netlink's framing: messages and attributes, written and read.
+//! Messages of nf_tables, written and read.
 //!
-//! struct nlmsghdr and struct nlattr of linux/netlink.h, struct nfgenmsg of linux/netfilter/nfnetlink.h. The
-//! headers are in the machine's byte order, the values of nf_tables in the network's. The reader takes any
-//! bytes: it ends at the first that do not add up.
+//! struct nfgenmsg of linux/netfilter/nfnetlink.h. The headers are in the machine's byte order, the values of
+//! nf_tables in the network's. The reader takes any bytes: it ends at the first that do not add up.
 
-use super::abi::{NFNL_SUBSYS_NFTABLES, NLA_F_NESTED, NLA_TYPE_MASK, NLM_F_REQUEST};
+use super::abi::{NFNL_SUBSYS_NFTABLES, NLA_F_NESTED, NLM_F_REQUEST};
+use crate::netlink::{self, HEADER, u16_at, u32_at};
 
-/// struct nlmsghdr.
-pub const HEADER: usize = 16;
 /// struct nfgenmsg.
-pub const NFGENMSG: usize = 4;
-/// struct nlattr.
-const ATTRIBUTE: usize = 4;
+const NFGENMSG: usize = 4;
 
 /// What stands in front of a message's attributes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,17 +151,14 @@ impl Message<'_> {
 
 /// The messages in `bytes`, up to the first that is cut or too short to be one.
 pub fn messages(bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
-    let mut rest = bytes;
-    std::iter::from_fn(move || {
-        let length = usize::try_from(u32_at(rest, 0)?).ok()?;
-        let message = rest.get(..length).filter(|message| message.len() >= HEADER + NFGENMSG)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    netlink::messages(bytes).map_while(|message| {
+        let message = message.ok()?;
         let head = Head {
             kind: u16_at(message, 4)?,
             flags: u16_at(message, 6)?,
             sequence: u32_at(message, 8)?,
             family: *message.get(HEADER)?,
-            resource: u16::from_be_bytes(message.get(HEADER + 2..HEADER + 4)?.try_into().ok()?),
+            resource: u16::from_be_bytes(message.get(HEADER + 2..HEADER + NFGENMSG)?.try_into().ok()?),
         };
         Some(Message { head, attributes: Attributes(message.get(HEADER + NFGENMSG..)?) })
     })
@@ -184,20 +177,13 @@ impl<'a> Attributes<'a> {
 
     /// Type and value of each, up to the first that is cut.
     pub fn iter(self) -> impl Iterator<Item = (u16, &'a [u8])> {
-        let mut rest = self.0;
-        std::iter::from_fn(move || {
-            let length = usize::from(u16_at(rest, 0)?);
-            let kind = u16_at(rest, 2)? & NLA_TYPE_MASK;
-            let value = rest.get(ATTRIBUTE..length)?;
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-            Some((kind, value))
-        })
+        netlink::attributes(self.0)
     }
 
     /// The value of the first attribute of a type.
     #[must_use]
     pub fn get(self, wanted: u16) -> Option<&'a [u8]> {
-        self.iter().find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+        netlink::find(self.0, wanted)
     }
 
     /// The attributes inside one; none if there is none.
@@ -209,8 +195,7 @@ impl<'a> Attributes<'a> {
     /// A text, up to its NUL.
     #[must_use]
     pub fn text(self, kind: u16) -> Option<String> {
-        let text = self.get(kind)?.split(|byte| *byte == 0).next()?;
-        Some(String::from_utf8_lossy(text).into_owned())
+        self.get(kind).map(netlink::text)
     }
 
     /// A number.
@@ -224,14 +209,6 @@ impl<'a> Attributes<'a> {
     pub fn u64(self, kind: u16) -> Option<u64> {
         self.get(kind)?.try_into().ok().map(u64::from_be_bytes)
     }
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
 #[cfg(test)]

@@ -13,8 +13,9 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::SockProtocol;
 
-use super::message::{Netlink, attribute, find, nest, u32_at};
+use super::message::{Netlink, attribute, find, nest};
 use super::owner::need;
+use crate::netlink::u32_at;
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;

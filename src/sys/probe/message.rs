@@ -12,16 +12,13 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+pub(super) use crate::netlink::attribute;
+use crate::netlink::{self, HEADER, u16_at, u32_at};
+
 const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const NLA_F_NESTED: u16 = 0x8000;
-/// `NLA_TYPE_MASK`: the kernel marks nests and byte order in the two highest bits.
-const NLA_TYPE: u16 = 0x3fff;
-/// struct nlmsghdr.
-const HEADER: usize = 16;
-/// struct nlattr.
-const ATTRIBUTE: usize = 4;
 /// How long the kernel may take; it answers while we send.
 const PATIENCE: i64 = 2;
 
@@ -68,9 +65,9 @@ impl Netlink {
 }
 
 /// Reads one datagram; `true` when it had the acknowledgement of `sequence`.
-fn read_answer(mut rest: &[u8], sequence: u32, answer: &mut Vec<u8>) -> nix::Result<bool> {
-    while let Some(length) = u32_at(rest, 0).and_then(|length| usize::try_from(length).ok()) {
-        let message = rest.get(..length).filter(|message| message.len() >= HEADER).ok_or(Errno::EBADMSG)?;
+fn read_answer(datagram: &[u8], sequence: u32, answer: &mut Vec<u8>) -> nix::Result<bool> {
+    for message in netlink::messages(datagram) {
+        let message = message.map_err(|netlink::Cut| Errno::EBADMSG)?;
         // Answers to an earlier question may still come when that one took too long.
         if u32_at(message, 8) == Some(sequence) {
             if u16_at(message, 4) == Some(NLMSG_ERROR) {
@@ -79,21 +76,8 @@ fn read_answer(mut rest: &[u8], sequence: u32, answer: &mut Vec<u8>) -> nix::Res
             }
             *answer = message.get(HEADER..).unwrap_or_default().to_vec();
         }
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(false)
-}
-
-/// An attribute, padded.
-pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = ATTRIBUTE + value.len();
-    let mut bytes = Vec::with_capacity(length.next_multiple_of(4));
-    // Every value here is a few bytes, or a few attributes.
-    bytes.extend(u16::try_from(length).unwrap_or(u16::MAX).to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(value);
-    bytes.resize(length.next_multiple_of(4), 0);
-    bytes
 }
 
 /// An attribute that holds attributes.
@@ -103,41 +87,13 @@ pub(super) fn nest(kind: u16, attributes: &[Vec<u8>]) -> Vec<u8> {
 
 /// The value at the end of a path of attributes.
 pub(super) fn find<'a>(attributes: &'a [u8], path: &[u16]) -> Option<&'a [u8]> {
-    let Some((wanted, rest)) = path.split_first() else { return Some(attributes) };
-    let mut left = attributes;
-    while let Some(length) = u16_at(left, 0).map(usize::from).filter(|length| *length >= ATTRIBUTE) {
-        let value = left.get(ATTRIBUTE..length)?;
-        if u16_at(left, 2).map(|kind| kind & NLA_TYPE) == Some(*wanted) {
-            return find(value, rest);
-        }
-        left = left.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    None
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
-}
-
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+    path.iter().try_fold(attributes, |attributes, wanted| netlink::find(attributes, *wanted))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn message(kind: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        bytes.extend(u32::try_from(HEADER + body.len()).unwrap().to_ne_bytes());
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend([0; 2]);
-        bytes.extend(sequence.to_ne_bytes());
-        bytes.extend([0; 4]);
-        bytes.extend(body);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
+    use crate::netlink::tests::message;
 
     #[test]
     fn attributes_are_found_again() {
@@ -154,12 +110,12 @@ mod tests {
     #[test]
     fn an_answer_ends_with_its_acknowledgement() {
         let mut answer = Vec::new();
-        let other = message(NLMSG_ERROR, 1, &(-1_i32).to_ne_bytes());
-        let datagram = [other, message(16, 2, &[1, 2, 3, 4])].concat();
+        let other = message(NLMSG_ERROR, 0, 1, &(-1_i32).to_ne_bytes());
+        let datagram = [other, message(16, 0, 2, &[1, 2, 3, 4])].concat();
         assert_eq!(read_answer(&datagram, 2, &mut answer), Ok(false));
         assert_eq!(answer, [1, 2, 3, 4]);
-        assert_eq!(read_answer(&message(NLMSG_ERROR, 2, &[0; 4]), 2, &mut answer), Ok(true));
-        let refusal = message(NLMSG_ERROR, 2, &(-2_i32).to_ne_bytes());
+        assert_eq!(read_answer(&message(NLMSG_ERROR, 0, 2, &[0; 4]), 2, &mut answer), Ok(true));
+        let refusal = message(NLMSG_ERROR, 0, 2, &(-2_i32).to_ne_bytes());
         assert_eq!(read_answer(&refusal, 2, &mut answer), Err(Errno::ENOENT));
     }
 
@@ -169,7 +125,7 @@ mod tests {
         assert_eq!(read_answer(&[0; 64], 1, &mut answer), Err(Errno::EBADMSG));
         assert_eq!(read_answer(&[255; 64], 1, &mut answer), Err(Errno::EBADMSG));
         assert_eq!(read_answer(&[1, 2], 1, &mut answer), Ok(false));
-        assert_eq!(read_answer(&message(NLMSG_ERROR, 1, &[]), 1, &mut answer), Err(Errno::EBADMSG));
+        assert_eq!(read_answer(&message(NLMSG_ERROR, 0, 1, &[]), 1, &mut answer), Err(Errno::EBADMSG));
         assert_eq!(find(&[0; 16], &[1]), None);
         assert_eq!(find(&[255; 16], &[1]), None);
         assert_eq!(find(&[5, 0, 2, 0, 9], &[1]), None);
