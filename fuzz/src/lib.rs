@@ -77,7 +77,10 @@ pub fn connection(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let conn = match text.parse::<Conn>() {
         Ok(conn) => conn,
-        Err(why) => return assert!(!why.is_empty(), "refused without a reason: {text:?}"),
+        Err(why) => {
+            assert!(!why.is_empty(), "refused without a reason: {text:?}");
+            return assert!(why.len() < 8 << 10 && !why.contains(char::is_control), "{why:?}");
+        }
     };
     assert_eq!(conn.to_string().parse().as_ref(), Ok(&conn), "told as {conn}");
     for words in [

@@ -172,27 +172,28 @@ impl Builder {
             "state" => {
                 let states = ConnState::ALL.into_iter();
                 let state = states.into_iter().find(|state| state.as_str().eq_ignore_ascii_case(value));
-                self.state = Some(
-                    state.ok_or_else(|| format!("state={value}: new, related, established or invalid"))?,
-                );
+                self.state =
+                    Some(state.ok_or_else(|| {
+                        format!("state={}: new, related, established or invalid", told(value))
+                    })?);
             }
             "packet" => {
                 self.first = Some(match value {
                     "first" => true,
                     "later" => false,
-                    _ => return Err(format!("packet={value}: first or later")),
+                    _ => return Err(format!("packet={}: first or later", told(value))),
                 });
             }
             "route" => {
                 self.local = Some(match value {
                     "local" => true,
                     "forward" | "away" => false,
-                    _ => return Err(format!("route={value}: local, away or forward")),
+                    _ => return Err(format!("route={}: local, away or forward", told(value))),
                 });
             }
             _ => {
                 let keys = "uid, gid, groups, mark, connmark, dev, src, state, packet, route";
-                return Err(format!("{key}=: no such word; there are {keys}"));
+                return Err(format!("{}=: no such word; there are {keys}", told(key)));
             }
         }
         Ok(())
@@ -201,7 +202,7 @@ impl Builder {
     fn word(&mut self, word: &str, before_arrow: bool) -> Result<(), String> {
         if let Some((key, value)) = word.split_once('=').filter(|_| !before_arrow) {
             if self.said.iter().any(|said| said == key) {
-                return Err(format!("{word}: {key}= is said twice"));
+                return Err(format!("{}: {}= is said twice", told(word), told(key)));
             }
             self.said.push(key.to_owned());
             return self.key(key, value);
@@ -209,10 +210,12 @@ impl Builder {
         match address(word, &self.protocol, before_arrow) {
             Ok(address) if before_arrow && self.source.is_none() => self.source = Some(address),
             Ok(address) if !before_arrow && self.destination.is_none() => self.destination = Some(address),
-            Ok(_) => return Err(format!("{word}: one address too many")),
+            Ok(_) => return Err(format!("{}: one address too many", told(word))),
             // What begins like an address, or points at another, is one that is wrong.
             Err(why) if before_arrow || word.contains([':', '[', '.']) => return Err(why),
-            Err(_) if self.interface.is_some() => return Err(format!("{word}: one interface too many")),
+            Err(_) if self.interface.is_some() => {
+                return Err(format!("{}: one interface too many", told(word)));
+            }
             Err(_) => {
                 self.interface = Some(word.parse().map_err(|_| is_no(word, "interface name or address"))?)
             }
@@ -226,7 +229,31 @@ fn has_ports(protocol: &Protocol) -> bool {
 }
 
 fn is_no(text: &str, what: &str) -> String {
-    format!("{text}: not an {what}")
+    format!("{}: not an {what}", told(text))
+}
+
+/// A word as an error may show it: its beginning, and nothing that is not printable.
+fn told(word: &str) -> String {
+    const SHOWN: usize = 64;
+    let mut shown: String = word.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    if word.chars().nth(SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// The protocol of a name, spelled as rules spell it (/etc/protocols).
+fn protocol(name: &str) -> Option<Protocol> {
+    let name = name.to_ascii_lowercase();
+    let plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    match name.as_str() {
+        "tcp" => Some(Protocol::Tcp),
+        "udp" => Some(Protocol::Udp),
+        "icmpv6" | "icmp6" => Some(Protocol::Other("ipv6-icmp".to_owned())),
+        // No name is longer, and a number would not be found in rules.
+        _ => (name.starts_with(|c: char| c.is_ascii_lowercase()) && name.len() <= 32 && plain(&name))
+            .then_some(Protocol::Other(name)),
+    }
 }
 
 /// Decimal, or hexadecimal after `0x`.
@@ -235,41 +262,38 @@ fn number(key: &str, text: &str) -> Result<u32, String> {
         Some(digits) => u32::from_str_radix(digits, 16),
         None => text.parse(),
     };
-    number.map_err(|_| format!("{key}={text}: not a number below 2^32"))
+    number.map_err(|_| format!("{key}={}: not a number below 2^32", told(text)))
 }
 
 /// An address; its port may be left out for a source, and for protocols without ports.
 fn address(text: &str, protocol: &Protocol, source: bool) -> Result<SocketAddr, String> {
+    const FORM: &str = "write ADDRESS:PORT, IPv6 as [ADDRESS]:PORT";
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     match (text.parse::<SocketAddr>(), bare.parse::<IpAddr>()) {
-        (Ok(_), _) if !has_ports(protocol) => Err(format!("{text}: {protocol} has no ports")),
+        (Ok(_), _) if !has_ports(protocol) => Err(format!("{text}: ports are known of tcp and udp only")),
         (Ok(address), _) => Ok(address),
         (_, Ok(address)) if !has_ports(protocol) => Ok(SocketAddr::new(address, 0)),
         (_, Ok(address)) if source => Ok(SocketAddr::new(address, CLIENT)),
-        (_, Ok(_)) => Err(format!("{text}: which port? write ADDRESS:PORT, IPv6 as [ADDRESS]:PORT")),
-        (_, Err(_)) => Err(format!("{text}: not an address; write ADDRESS:PORT, IPv6 as [ADDRESS]:PORT")),
+        (_, Ok(_)) => Err(format!("{text}: which port? {FORM}")),
+        (_, Err(_)) => Err(format!("{}: not an address; {FORM}", told(text))),
     }
 }
 
 impl FromStr for Conn {
     type Err = String;
 
-    /// Tells everything that is wrong, separated by `; `.
+    /// Tells everything that is wrong, separated by `; `, up to a few.
     fn from_str(text: &str) -> Result<Conn, String> {
+        const MOST: usize = 10;
         let mut words = text.split_whitespace().peekable();
         let direction = match words.next() {
             Some("out" | "outbound") => Direction::Outbound,
             Some("in" | "inbound") => Direction::Inbound,
-            Some(other) => return Err(format!("{other}: begin with out or in")),
+            Some(other) => return Err(format!("{}: begin with out or in", told(other))),
             None => return Err("nothing given; write such as: out tcp uid=1000 10.1.2.3:9080".into()),
         };
-        let protocol = match words.next() {
-            Some("tcp") => Protocol::Tcp,
-            Some("udp") => Protocol::Udp,
-            Some(name) if !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') => {
-                Protocol::Other(name.to_owned())
-            }
-            _ => return Err("the second word is the protocol: tcp, udp, icmp".into()),
+        let Some(protocol) = words.next().and_then(protocol) else {
+            return Err("the second word is the protocol by its name: tcp, udp, icmp".into());
         };
         let mut builder = Builder::new(direction, protocol);
         let mut wrong = Vec::new();
@@ -279,10 +303,16 @@ impl FromStr for Conn {
                 words.next();
             }
             wrong.extend(builder.word(word, before_arrow).err());
+            if wrong.len() == MOST {
+                break;
+            }
         }
         let inbound = direction == Direction::Inbound;
         if inbound && (builder.uid.is_some() || builder.gid.is_some() || !builder.groups.is_empty()) {
             wrong.push("uid=, gid= and groups= are known of outbound connections only".into());
+        }
+        if wrong.len() == MOST {
+            return Err(wrong.join("; "));
         }
         let Some(destination) = builder.destination else {
             wrong.push("no destination; write ADDRESS:PORT, IPv6 as [ADDRESS]:PORT".into());

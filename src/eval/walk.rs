@@ -18,9 +18,10 @@ use crate::rules::{
     Base, Chain, ConnState, Hook, Kind, Match, Protocol, Routing, RuleSet, Table, Test, Verdict,
 };
 
-/// iptables refuses more (net/netfilter/x_tables.c bounds the stack by the chains, nf_tables by
-/// `NFT_JUMP_STACK_SIZE`).
+/// nf_tables refuses more (`NFT_JUMP_STACK_SIZE`); iptables bounds it by the number of chains.
 const DEEPEST: usize = 16;
+/// So many steps are followed: chains that each call the next one twice double them with every chain.
+const LONGEST: usize = 1_000_000;
 /// How many rules that are not understood are tried both ways.
 const FORKS: usize = 6;
 /// Where the kernel calls all nat chains of a hook, whatever their own priorities, which order them among each other
@@ -28,9 +29,8 @@ const FORKS: usize = 6;
 const NAT: i32 = -100;
 
 /// What becomes of `conn` under `sets`: of one table and chain each name stands for one thing in each of them.
-/// Of base chains of equal priority the one that was made last is called first (net/netfilter/core.c,
-/// `nf_hook_entries_grow`), which rules do not show: where the order of the sets makes a difference, it cannot be
-/// told.
+/// Of base chains of equal priority the last made is called first (net/netfilter/core.c, `nf_hook_entries_grow`),
+/// which rules do not show: where the order of the sets makes a difference, it cannot be told.
 #[must_use]
 pub fn evaluate<'a>(sets: &[&'a RuleSet], conn: &Conn) -> Decision<'a> {
     let decision = decide(sets, conn, &[]);
@@ -349,7 +349,7 @@ impl<'a, 'c> Walk<'a, 'c> {
             };
             let family = chain.family;
             let called = self.sets.get(set).and_then(|rules| rules.chain(family, &chain.table, target));
-            let Some(called) = called.filter(|_| jumps.len() < DEEPEST) else {
+            let Some(called) = called.filter(|_| jumps.len() < DEEPEST && self.trail.len() < LONGEST) else {
                 return Err(self.unknown(place, jumps.len()));
             };
             jumps.push(place);

@@ -237,7 +237,7 @@ pub(super) fn any_conn() -> impl Strategy<Value = Conn> {
     let protocol = prop_oneof![
         3 => Just(Protocol::Tcp),
         1 => Just(Protocol::Udp),
-        1 => sample::select(vec!["icmp", "ipv6-icmp", "132"]).prop_map(|name| Protocol::Other(name.to_owned())),
+        1 => sample::select(vec!["icmp", "ipv6-icmp", "sctp"]).prop_map(|name| Protocol::Other(name.to_owned())),
     ];
     let ends = prop_oneof![
         any::<([u8; 4], [u8; 4])>().prop_map(|(a, b)| (IpAddr::from(a), IpAddr::from(b))),

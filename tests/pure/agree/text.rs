@@ -51,6 +51,8 @@ fn what_goes_without_saying_is_not_said() {
             "out udp uid=1000 groups=7,8 mark=0x539 [fd00::9]:53",
         ),
         ("out icmp 10.1.2.3", "out icmp uid=1000 10.1.2.3"),
+        ("out ICMPv6 fd00::9", "out ipv6-icmp uid=1000 fd00::9"),
+        ("in TCP 10.0.0.5:80", "in tcp 10.0.0.5:80"),
         ("in tcp route=local 10.0.0.5:80", "in tcp 10.0.0.5:80"),
         ("inbound tcp eth1 route=forward 10.0.0.5:80", "in tcp dev=eth1 route=forward 10.0.0.5:80"),
         ("in tcp 192.0.2.7 -> 10.0.0.5:80", "in tcp 192.0.2.7:40000 -> 10.0.0.5:80"),
@@ -100,8 +102,9 @@ fn every_fault_is_told() {
     for (text, why) in [
         ("", "nothing given; write such as: out tcp uid=1000 10.1.2.3:9080"),
         ("tcp 10.1.2.3:80", "tcp: begin with out or in"),
-        ("out", "the second word is the protocol: tcp, udp, icmp"),
-        ("out 10.1.2.3:80", "the second word is the protocol: tcp, udp, icmp"),
+        ("out", "the second word is the protocol by its name: tcp, udp, icmp"),
+        ("out 6 10.1.2.3:80", "the second word is the protocol by its name: tcp, udp, icmp"),
+        ("out 10.1.2.3:80", "the second word is the protocol by its name: tcp, udp, icmp"),
         ("out tcp", "no destination; write ADDRESS:PORT, IPv6 as [ADDRESS]:PORT"),
         (
             "out tcp 10.1.2.3",
@@ -135,12 +138,14 @@ fn every_fault_is_told() {
         ("out tcp uid=7 uid=8 10.1.2.3:80", "uid=8: uid= is said twice"),
         (
             "out icmp 10.1.2.3:80",
-            "10.1.2.3:80: icmp has no ports; no destination; write ADDRESS:PORT, IPv6 as [ADDRESS]:PORT",
+            "10.1.2.3:80: ports are known of tcp and udp only; no destination; write ADDRESS:PORT, IPv6 as [ADDRESS]:PORT",
         ),
         (
             "out tcp 10.1.2:80",
             "10.1.2:80: not an address; write ADDRESS:PORT, IPv6 as [ADDRESS]:PORT; no destination; write ADDRESS:PORT, IPv6 as [ADDRESS]:PORT",
         ),
+        ("\u{1b}[31m", "\\u{1b}[31m: begin with out or in"),
+        ("out tcp dev=\u{7}\u{9b} 10.1.2.3:80", "\\u{7}\\u{9b}: not an interface name"),
         // Whatever comes together is told together.
         (
             "in tcp uid=7 mark=z eth0 eth1 [fd00::7] -> 10.1.2.3:80 nonsense=1",
@@ -149,4 +154,8 @@ fn every_fault_is_told() {
     ] {
         assert_eq!(text.parse::<Conn>(), Err(why.to_owned()), "{text}");
     }
+    // However much is wrong.
+    let wrong: String = (0..1000).map(|number| format!(" x{number}={}", "y".repeat(1000))).collect();
+    let why = format!("out tcp{wrong} {}", "z".repeat(10_000)).parse::<Conn>().expect_err("no connection");
+    assert!(why.len() < 4000 && why.contains("x0=: no such word"), "{why}");
 }

@@ -131,6 +131,17 @@ fn the_rule_that_decides_is_named() {
 }
 
 #[test]
+fn a_way_without_end_is_not_followed() {
+    // Ten jumps in each of fifteen chains: 10^15 steps, which neither kernel nor we would ever end.
+    let mut text = vec!["-A OUTPUT -j C0".to_owned()];
+    text.extend((0..14).flat_map(|n| vec![format!("-A C{n} -j C{}", n + 1); 10]));
+    text.push("-A C14 -p udp -j DROP".to_owned());
+    let text: Vec<&str> = text.iter().map(String::as_str).collect();
+    assert_eq!(outcome(&[&v4(&[("filter", &text)])], OUT), Outcome::CannotTell);
+    assert_eq!(outcome(&[&v4(&[("filter", &text)])], "out udp 10.1.2.3:80"), Outcome::Dropped);
+}
+
+#[test]
 fn an_empty_chain_with_its_default_policy_is_not_there() {
     let set = v4(&[("nat", &[":OUTPUT ACCEPT [0:0]"]), ("filter", &[":OUTPUT DROP [0:0]"])]);
     let decision = evaluate(&[&set], &conn(OUT));
