@@ -87,6 +87,8 @@ struct Dump<'a> {
     /// Family and name, and `NFT_TABLE_F_*`.
     tables: BTreeMap<(u8, String), u32>,
     chains: Vec<ReadChain>,
+    /// Their families, tables and names: one that is told twice is one all the same.
+    named: BTreeSet<(u8, String, String)>,
     sets: BTreeMap<Name, Held>,
     /// The rules of a family's, table's and chain's name.
     rules: BTreeMap<(u8, String, String), Vec<Attributes<'a>>>,
@@ -101,7 +103,9 @@ impl<'a> Dump<'a> {
                 self.tables.extend(data.text(NFTA_TABLE_NAME).map(|name| ((of, name), flags)));
             }
             Some(NFT_MSG_NEWCHAIN) => {
-                if let (Some(table), Some(name)) = (data.text(NFTA_CHAIN_TABLE), data.text(NFTA_CHAIN_NAME)) {
+                if let (Some(table), Some(name)) = (data.text(NFTA_CHAIN_TABLE), data.text(NFTA_CHAIN_NAME))
+                    && self.named.insert((of, table.clone(), name.clone()))
+                {
                     self.chains.push(ReadChain { of, table, name, base: base(data) });
                 }
             }
