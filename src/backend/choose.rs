@@ -20,14 +20,18 @@ pub struct Choice {
 /// # Errors
 /// No iptables at all where one is asked for, or not the one asked for.
 pub fn variant(settings: &Settings, observed: &Observed, tools: &Tools) -> Result<Choice> {
+    let installed = |variant: &Variant| tools.contains_key(&(*variant, Family::V4));
     let usable =
-        |variant: &Variant| *variant == Variant::Native || tools.contains_key(&(*variant, Family::V4));
+        |variant: &Variant| *variant == Variant::Native || observed.unlisted.is_none() && installed(variant);
     if let Some(variant) = settings.variant {
-        if !usable(&variant) {
+        if variant != Variant::Native && !installed(&variant) {
             return Err(Error::host(format!(
                 "{variant} is asked for, but {variant}-restore and -save are not installed"
             ))
             .remedy("install the iptables package that has them, or leave --iptables-variant out"));
+        }
+        if let (false, Some(why)) = (usable(&variant), &observed.unlisted) {
+            return Err(unlisted(&variant.to_string(), why));
         }
         return Ok(Choice { variant, reason: "asked for" });
     }
@@ -45,11 +49,27 @@ pub fn variant(settings: &Settings, observed: &Observed, tools: &Tools) -> Resul
     }
     match preferred.iter().find(|variant| usable(variant)) {
         Some(Variant::Nft) => Ok(Choice { variant: Variant::Nft, reason: "it is installed" }),
-        Some(Variant::Native) => Ok(Choice { variant: Variant::Native, reason: "no iptables is installed" }),
+        Some(Variant::Native) => {
+            let reason = match Variant::IPTABLES.iter().any(installed) {
+                true => "no iptables can be used where its tables cannot be listed",
+                false => "no iptables is installed",
+            };
+            Ok(Choice { variant: Variant::Native, reason })
+        }
         Some(variant) => Ok(Choice { variant: *variant, reason: "it is the only one installed" }),
+        None if let (true, Some(why)) = (Variant::IPTABLES.iter().any(installed), &observed.unlisted) => {
+            Err(unlisted("iptables", why))
+        }
         None => Err(Error::host("no usable iptables: iptables-restore and iptables-save were not found")
             .remedy("install the iptables package in the image or on the host, or leave --backend out")),
     }
+}
+
+/// Rules of iptables-legacy that nobody sees would capture beside those of any iptables.
+fn unlisted(what: &str, why: &Error) -> Error {
+    let remedy = why.remedy.clone().unwrap_or_default();
+    let error = Error::new(why.class, format!("{what} cannot be used here: {}", why.problem));
+    error.remedy(format!("{remedy}, or choose nftables with --backend nftables"))
 }
 
 /// The families to capture.

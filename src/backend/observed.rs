@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::error::Error;
 use crate::policy::Family;
 use crate::policy::settings::Variant;
 use crate::rules::{Routing, RuleSet, Table};
@@ -32,6 +33,8 @@ pub struct Observed {
     pub lo_without_ipv6: bool,
     /// Routing of the kind that TPROXY needs, whoever made it.
     pub routing: Vec<Present>,
+    /// Why it cannot be told whether iptables-legacy has tables here; then no iptables is used.
+    pub unlisted: Option<Error>,
     /// What counts as ours beside what is known to be.
     pub claim: Claim,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::machine::{self, Machine};
-use super::{native, observe, routing};
+use super::{native, observe, preflight, routing};
 use crate::backend::observed::Present;
 use crate::backend::plan::{self, Purpose, Restore, Switch};
 use crate::backend::{Observed, Plan, Stage};
@@ -38,6 +38,7 @@ pub fn apply(
     observed: &mut Observed,
     holds: impl Fn(&Observed, Purpose) -> Result<()>,
 ) -> Result<()> {
+    preflight::iptables(plan)?;
     let before = observed.clone();
     let mut done = Vec::new();
     let outcome = run(plan, machine, observed, &mut done, holds);

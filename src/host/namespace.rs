@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Class, Error, Result};
-use crate::policy::settings::{NetnsRef, Settings};
+use crate::policy::settings::{NetnsRef, Settings, Variant};
 use crate::sys::netns::{self, OWN};
 use crate::sys::privilege::{self, Need};
 use crate::sys::{exec, fs, lock};
@@ -29,23 +29,32 @@ pub fn enter_to_probe(settings: &Settings, makes_rules: bool) -> Result<()> {
 
 fn enter_with(settings: &Settings, makes_rules: bool, also: &[Need]) -> Result<()> {
     exec::keep_descriptors();
-    let mut needed = vec![Need::CAP_NET_ADMIN, Need::CAP_NET_RAW];
+    let native = settings.variant == Some(Variant::Native);
+    let mut needed = vec![Need::CAP_NET_ADMIN];
+    // What iptables needs besides, if it turns out that it is needed: see `preflight::iptables`.
+    let likely: &[Need] = if native { &[] } else { &[Need::CAP_NET_RAW] };
     if let Some(reference) = &settings.netns {
         needed.push(Need::CAP_SYS_ADMIN);
-        privilege::require(&needed)?;
+        privilege::require(&needed, likely)?;
         needed.pop();
         let path = path(reference);
         open(&path)?.enter()?;
-        if makes_rules && !settings.host && settings.confirm_within.is_none() && is_hosts_own() {
+        if makes_rules
+            && !settings.host
+            && settings.confirm_within.is_none()
+            && netns::is_initial() == Some(true)
+        {
             let problem = format!("--netns {} is the host's own network namespace", path.display());
             return Err(Error::new(Class::Usage, problem).remedy("give --host too if that one is meant"));
         }
     }
-    privilege::require(&needed)?;
+    privilege::require(&needed, likely)?;
+    needed.push(Need::CAP_NET_RAW);
     // iptables-legacy loads ip_tables by itself if the kernel has not: the one thing that needs this.
-    if !(fs::exists("/proc/thread-self/net/ip_tables_names")
-        && fs::exists("/proc/thread-self/net/ip6_tables_names"))
-    {
+    let loaded = ["ip", "ip6"]
+        .iter()
+        .all(|family| fs::exists(&format!("/proc/thread-self/net/{family}_tables_names")));
+    if !native && !loaded {
         needed.push(Need::CAP_SYS_MODULE);
     }
     needed.extend(also);
@@ -68,9 +77,9 @@ fn open(path: &Path) -> Result<netns::Netns> {
     Ok(target)
 }
 
-/// Whether this is the host's own network namespace.
+/// Whether this is the host's own network namespace; `None` if that cannot be told.
 #[must_use]
-pub fn is_hosts_own() -> bool {
+pub fn is_hosts_own() -> Option<bool> {
     netns::is_initial()
 }
 

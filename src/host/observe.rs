@@ -1,22 +1,29 @@
 //! Reading what is there. Never creates a table: only tables that the kernel lists are read.
 
 use super::machine::{self, Machine};
-use super::{native, routing};
+use super::{native, preflight, routing};
 use crate::backend::iptables::parse;
 use crate::backend::{Observed, nftables, ownership};
-use crate::error::{Error, Result};
-use crate::eval::sockets::{self, Socket};
+use crate::error::{Class, Error, Result};
+use crate::eval::sockets::{Socket, any_in_use, parse as parse_sockets};
 use crate::policy::Family;
 use crate::policy::settings::Variant;
+use crate::rules::Chain;
 use crate::sys::exec::{Outcome, Program};
-use crate::sys::fs;
 use crate::sys::listing::{self, NftTable};
+use crate::sys::{fs, ipv6, sockets};
 
 /// The tables that both iptables know.
 const TABLES: [&str; 5] = ["raw", "mangle", "nat", "filter", "security"];
 
+/// What the kernel tells of the calling thread's namespace (proc(5)).
+const NET: &str = "/proc/thread-self/net";
+
 /// `NFPROTO_IPV4` and `NFPROTO_IPV6` (linux/netfilter.h).
 const FAMILIES: [u8; 2] = [2, 10];
+
+/// The rules of one variant and family.
+type Source = (Variant, Family);
 
 /// What was read, and what could not be.
 #[derive(Debug, Clone, Default)]
@@ -35,9 +42,8 @@ pub struct Look {
 /// A table exists and its program fails, or prints something unreadable.
 pub fn look(machine: &Machine) -> Result<Look> {
     let observed = Observed {
-        ipv6: has_ipv6(),
-        lo_without_ipv6: fs::read_system("/proc/sys/net/ipv6/conf/lo/disable_ipv6")?
-            .is_some_and(|off| off.trim() == "1"),
+        ipv6: ipv6::is_there(),
+        lo_without_ipv6: ipv6::is_off_on_lo(),
         routing: routing::read()?,
         ..Observed::default()
     };
@@ -46,11 +52,17 @@ pub fn look(machine: &Machine) -> Result<Look> {
     if tables.iter().any(|table| FAMILIES.contains(&table.family) && table.name == nftables::TABLE) {
         look.observed.rules.insert(Variant::Native, native::read()?);
     }
+    let (found, unlisted) = with_tables(&tables)?;
+    look.observed.unlisted = unlisted;
     let (readable, without): (Vec<_>, Vec<_>) =
-        with_tables(&tables)?.into_iter().partition(|source| machine.tools.contains_key(source));
-    let without =
-        without.into_iter().map(|(variant, family)| (variant, family, "its iptables-save is not installed"));
+        found.into_iter().partition(|source| machine.tools.contains_key(source));
+    let without = without_contents(without)?
+        .into_iter()
+        .map(|(variant, family)| (variant, family, "its iptables-save is not installed"));
     look.unreadable.extend(without);
+    if readable.iter().any(|(variant, _)| *variant == Variant::Legacy) {
+        preflight::raw_sockets()?;
+    }
     let chains =
         readable.iter().map(|source| Ok(vec![reader(machine, *source)?])).collect::<Result<Vec<_>>>()?;
     let outcomes = machine.run(&chains);
@@ -137,11 +149,25 @@ pub fn has_nftables() -> Result<bool> {
     Ok(!listing::nft_tables()?.is_empty())
 }
 
-/// The variants and families that have tables in this namespace, by the kernel's own lists.
-fn with_tables(tables: &[NftTable]) -> Result<Vec<(Variant, Family)>> {
+/// The variants and families that have tables in this namespace, by the kernel's own lists; and why that of
+/// iptables-legacy cannot be had, if it cannot.
+fn with_tables(tables: &[NftTable]) -> Result<(Vec<Source>, Option<Error>)> {
+    let untold = |why: &str| format!("whether iptables-legacy has tables here cannot be told: {why}");
     let mut found = Vec::new();
+    let mut unlisted = None;
+    if !fs::exists(NET) {
+        unlisted = Some(Error::host(untold("/proc is not mounted")).remedy("mount /proc"));
+    }
     for (family, names) in [(Family::V4, "ip_tables_names"), (Family::V6, "ip6_tables_names")] {
-        let names = fs::read_system(&format!("/proc/thread-self/net/{names}"))?.unwrap_or_default();
+        let names = match fs::read_system(&format!("{NET}/{names}")) {
+            Ok(names) => names.unwrap_or_default(),
+            // A network namespace that is older than the map of its user namespace: global root's.
+            Err(error) if error.class == Class::Privilege => {
+                unlisted = Some(Error { problem: untold(&error.problem), ..error });
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         if names.lines().any(|name| TABLES.contains(&name)) {
             found.push((Variant::Legacy, family));
         }
@@ -151,12 +177,24 @@ fn with_tables(tables: &[NftTable]) -> Result<Vec<(Variant, Family)>> {
             found.push((Variant::Nft, family));
         }
     }
-    Ok(found)
+    Ok((found, unlisted))
 }
 
-/// Whether this namespace has an IPv6 stack, whatever addresses it has (proc(5); absent with ipv6.disable=1).
-fn has_ipv6() -> bool {
-    fs::exists("/proc/thread-self/net/if_inet6")
+/// What of `sources`, which no program here can read, is not known to hold nothing. nf_tables itself shows whether the
+/// tables of iptables-nft do, as those that it leaves behind once it was used.
+fn without_contents(sources: Vec<Source>) -> Result<Vec<Source>> {
+    if sources.iter().all(|(variant, _)| *variant != Variant::Nft) {
+        return Ok(sources);
+    }
+    let (rules, _) = native::everything()?;
+    let holds = |(variant, family): &Source| {
+        let mut chains = rules
+            .chains
+            .iter()
+            .filter(|chain| chain.family == *family && native::is_of_iptables(&chain.table));
+        *variant != Variant::Nft || !chains.all(Chain::is_untouched)
+    };
+    Ok(sources.into_iter().filter(holds).collect())
 }
 
 /// The TCP sockets of this namespace.
@@ -165,16 +203,22 @@ fn has_ipv6() -> bool {
 /// before its first process, is recognised by its counters.
 ///
 /// # Errors
-/// /proc cannot be read.
+/// Neither /proc nor the kernel lists them.
 pub fn sockets() -> Result<Vec<Socket>> {
+    if !fs::exists(NET) {
+        let listed = sockets::tcp()?.into_iter();
+        return Ok(listed
+            .map(|sockets::Tcp { local, remote, state, uid }| Socket { local, remote, state, uid })
+            .collect());
+    }
     let mut sockets = Vec::new();
     for (counters, list) in [("sockstat", "tcp"), ("sockstat6", "tcp6")] {
-        let counters = fs::read_system(&format!("/proc/thread-self/net/{counters}"))?.unwrap_or_default();
-        if !sockets::any_in_use(&counters) {
+        let counters = fs::read_system(&format!("{NET}/{counters}"))?.unwrap_or_default();
+        if !any_in_use(&counters) {
             continue;
         }
-        let list = fs::read_system(&format!("/proc/thread-self/net/{list}"))?.unwrap_or_default();
-        sockets.extend(sockets::parse(&list));
+        let list = fs::read_system(&format!("{NET}/{list}"))?.unwrap_or_default();
+        sockets.extend(parse_sockets(&list));
     }
     Ok(sockets)
 }

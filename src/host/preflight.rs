@@ -1,25 +1,54 @@
 //! What must be true of the machine before anything is changed.
 
 use super::observe::Look;
-use crate::backend::{Observed, ownership};
+use crate::backend::{Observed, Plan, ownership};
 use crate::error::{Class, Error, Result};
 use crate::eval::sockets::Socket;
 use crate::policy::settings::{Settings, Variant};
 use crate::policy::{CapturePolicy, Layout, Owners};
+use crate::sys::privilege::{self, Need};
 
-/// Capturing the whole of the host's own namespace is rarely meant, and takes SSH away.
+/// Capturing the whole of the host's own namespace is rarely meant, and takes SSH away. `hosts_own` is `None` if it
+/// cannot be told whether this is that one.
 ///
 /// # Errors
-/// It would, and `--host` does not say so.
-pub fn not_the_host(layout: Layout, settings: &Settings, hosts_own: bool) -> Result<()> {
-    match (layout, hosts_own && !settings.host && settings.confirm_within.is_none()) {
-        (Layout::Classic | Layout::Istio | Layout::IstioIptables, true) => Err(Error::new(
-            Class::Usage,
-            format!("this is the host's own network namespace, and the {layout} layout would capture all of it, SSH too"),
-        )
-        .remedy("give --host if that is meant, --confirm-within 60s to have it taken back unless you confirm, or --uid-owner and --inbound to capture only a user and a port")),
-        (_, _) => Ok(()),
+/// It would, or might, and `--host` does not say so.
+pub fn not_the_host(layout: Layout, settings: &Settings, hosts_own: Option<bool>) -> Result<()> {
+    if settings.host || settings.confirm_within.is_some() {
+        return Ok(());
     }
+    let which = match (layout, hosts_own) {
+        (Layout::Scoped, _) | (_, Some(false)) => return Ok(()),
+        (_, Some(true)) => "this is the host's own network namespace",
+        (_, None) => {
+            "whether this is the host's own network namespace cannot be told without /proc/sys/net and the kernel's connector"
+        }
+    };
+    Err(Error::new(
+        Class::Usage,
+        format!("{which}, and the {layout} layout would capture all of it, SSH too"),
+    )
+    .remedy("give --host if that is meant, --confirm-within 60s to have it taken back unless you confirm, or --uid-owner and --inbound to capture only a user and a port"))
+}
+
+/// iptables opens raw sockets (iptables(8)); nftables does without.
+///
+/// # Errors
+/// `plan` changes rules of iptables, and `CAP_NET_RAW` is missing.
+pub fn iptables(plan: &Plan) -> Result<()> {
+    match plan.stages.iter().any(|stage| !stage.steps.is_empty()) {
+        true => raw_sockets(),
+        false => Ok(()),
+    }
+}
+
+/// # Errors
+/// `CAP_NET_RAW` is missing.
+pub fn raw_sockets() -> Result<()> {
+    privilege::require(&[Need::CAP_NET_RAW], &[]).map_err(|error| {
+        let remedy = error.remedy.clone().unwrap_or_default();
+        error.remedy(format!("{remedy}, or --backend nftables, which needs NET_ADMIN alone"))
+    })
 }
 
 /// Rules that cannot be read cannot be judged: ours may be among them.
@@ -27,6 +56,9 @@ pub fn not_the_host(layout: Layout, settings: &Settings, hosts_own: bool) -> Res
 /// # Errors
 /// There are some, and the caller has not chosen the other variant, or the kernel lists a chain of ours among them.
 pub fn readable(look: &Look, asked: Option<Variant>) -> Result<()> {
+    if let Some(why) = &look.observed.unlisted {
+        tracing::warn!("{}; rules of ours may be there", why.problem);
+    }
     for (variant, family, why) in &look.unreadable {
         let problem = format!("there are {family} tables of {variant} that cannot be read: {why}");
         if let (Variant::Nft, Some(chain)) = (variant, &look.unreadable_ours) {

@@ -152,6 +152,14 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
+impl Chain {
+    /// Whether it is as a table of iptables has it from the beginning: called by the kernel, without a rule, accepting.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        self.rules.is_empty() && self.base.is_some_and(|base| base.accepts)
+    }
+}
+
 /// Where a rule of ours stands in a built-in chain that we share with others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Place {

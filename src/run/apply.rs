@@ -98,6 +98,7 @@ pub(super) fn prepare(request: &Request, environment: &Environment) -> Result<Re
     }
     observed.claim = Claim { named: wanted.clone(), all: settings.all };
     let plan = plan::plan(&wanted, choice.variant, &observed);
+    preflight::iptables(&plan)?;
     Ok(Ready { machine, observed, choice, families, wanted, plan })
 }
 

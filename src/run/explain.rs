@@ -152,6 +152,7 @@ fn live(settings: &Settings, environment: &Environment) -> crate::error::Result<
             Variant::Legacy => format!("{family} rules of {variant} are here and do not count: {why}"),
         })
         .collect();
+    notes.extend(look.observed.unlisted.as_ref().map(|why| why.problem.clone()));
     // nft's own tables, and those of iptables-nft that it cannot read itself.
     let mut native = RuleSet::default();
     if observe::has_nftables()? {

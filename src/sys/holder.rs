@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::wait::waitpid;
@@ -159,7 +160,9 @@ fn alone(link: UnixStream) -> nix::Result<UnixStream> {
     // SAFETY: the handler stores to an atomic and does nothing else (signal-safety(7)).
     unsafe { signal(Signal::SIGTERM, SigHandler::Handler(asked_to_end)) }?;
     nix::unistd::chdir("/")?;
-    let null = nix::fcntl::open("/dev/null", nix::fcntl::OFlag::O_RDWR, nix::sys::stat::Mode::empty())?;
+    // Where there is no /dev, a memory file that nobody reads does as well.
+    let null = nix::fcntl::open("/dev/null", nix::fcntl::OFlag::O_RDWR, nix::sys::stat::Mode::empty())
+        .or_else(|_| memfd_create(c"null", MFdFlags::MFD_CLOEXEC))?;
     for standard in 0..=2 {
         // SAFETY: dup2(2) takes integers; the standard descriptors are nobody's value here.
         unsafe { nix::libc::dup2(null.as_raw_fd(), standard) };

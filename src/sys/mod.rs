@@ -3,11 +3,14 @@
 pub mod exec;
 pub mod fs;
 pub mod holder;
+pub mod ipv6;
 pub mod listing;
 pub mod lock;
+mod message;
 pub mod netns;
 pub mod nftables;
 pub mod privilege;
 pub mod probe;
 pub mod routing;
+pub mod sockets;
 pub mod terminal;

@@ -19,18 +19,19 @@ pub fn is_first_process() -> bool {
     nix::unistd::getpid().as_raw() == 1
 }
 
-/// Fails if one of `needed` is not in effect, naming every one that is missing.
+/// Fails if one of `needed` is not in effect, naming every one that is missing, and with them those of `likely`, which
+/// the work will need next: nobody should have to ask twice.
 ///
 /// # Errors
 /// What is missing, and how to give it.
-pub fn require(needed: &[Need]) -> Result<()> {
+pub fn require(needed: &[Need], likely: &[Need]) -> Result<()> {
     let have = caps::read(None, CapSet::Effective)
         .map_err(|error| Error::refused(format!("reading capabilities: {error}")))?;
-    let missing: Vec<String> =
-        needed.iter().filter(|cap| !have.contains(cap)).map(ToString::to_string).collect();
-    if missing.is_empty() {
+    if needed.iter().all(|cap| have.contains(cap)) {
         return Ok(());
     }
+    let missing = needed.iter().chain(likely).filter(|cap| !have.contains(cap));
+    let missing: Vec<String> = missing.map(ToString::to_string).collect();
     let short: Vec<&str> = missing.iter().map(|name| name.trim_start_matches("CAP_")).collect();
     Err(Error::new(Class::Privilege, format!("missing {}", missing.join(" and ")))
         .remedy(format!("run as root, or give the container capabilities.add: [{}]", short.join(", "))))

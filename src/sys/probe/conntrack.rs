@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
-use super::message::{Netlink, attribute, find, nest};
+use crate::sys::message::{Netlink, attribute, find, nest};
 
 /// `NFNL_SUBSYS_CTNETLINK` in the upper byte.
 const IPCTNL_MSG_CT_GET: u16 = 0x101;

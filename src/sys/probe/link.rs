@@ -3,19 +3,18 @@
 //! It belongs to a thread: when that ends, however it ends, the kernel takes the namespace away and both ends of
 //! the wire with it (network_namespaces(7), veth(4)). rtnetlink(7), linux/if_link.h, linux/neighbour.h.
 
-use std::fs::File;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use caps::Capability;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::SockProtocol;
+use nix::unistd::Pid;
 
-use super::message::{Netlink, attribute, find, nest};
 use super::owner::need;
 use crate::netlink::u32_at;
+use crate::sys::message::{Netlink, attribute, find, nest};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
@@ -31,7 +30,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
-const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_NET_NS_PID: u16 = 19;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
@@ -80,8 +79,7 @@ pub(super) fn beside<T: Send>(
     need(Capability::CAP_SYS_ADMIN, "for a second network namespace")?;
     need(Capability::CAP_NET_ADMIN, "for a link to a second network namespace")?;
     let here = Netlink::open(SockProtocol::NetlinkRoute).map_err(|error| failed("rtnetlink", error))?;
-    let netns = File::open("/proc/thread-self/ns/net")
-        .map_err(|error| format!("this network namespace cannot be named: {error}"))?;
+    let netns = nix::unistd::gettid();
     super::on_a_thread(move || {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|error| format!("no second network namespace: {error}"))?;
         let there = Netlink::open(SockProtocol::NetlinkRoute).map_err(|error| failed("rtnetlink", error))?;
@@ -91,7 +89,7 @@ pub(super) fn beside<T: Send>(
         // Two runs at once have different threads. 15 bytes are the longest name.
         let name = format!("{NEIGHBOUR}{}", nix::unistd::gettid().as_raw() % 10_000_000);
         let mut there = end(there, NEIGHBOUR.to_owned(), theirs, 2);
-        create(&mut there, &name, &netns)?;
+        create(&mut there, &name, netns)?;
         let mut wire = Wire { here: end(here, name, ours, 1), there };
         wire.bring_up()?;
         work()
@@ -144,13 +142,14 @@ fn wait(what: &str, until: Instant, mut is_so: impl FnMut() -> Result<bool, Stri
     Ok(())
 }
 
-/// Makes the pair: `there` in the namespace of its socket, the other end, called `name`, in `netns`.
-fn create(there: &mut End, name: &str, netns: &File) -> Result<(), String> {
+/// Makes the pair: `there` in the namespace of its socket, the other end, called `name`, in that of thread `netns`.
+/// A thread names its namespace where there is no /proc, too (get_net_ns_by_pid() in net/core/net_namespace.c).
+fn create(there: &mut End, name: &str, netns: Pid) -> Result<(), String> {
     let peer = [
         link(0, 0),
         attribute(IFLA_IFNAME, &text(name)),
         attribute(IFLA_ADDRESS, &[2, b'm', b'i', 0, 0, 1]),
-        attribute(IFLA_NET_NS_FD, &netns.as_raw_fd().to_ne_bytes()),
+        attribute(IFLA_NET_NS_PID, &netns.as_raw().to_ne_bytes()),
     ];
     let data = nest(IFLA_INFO_DATA, &[attribute(VETH_INFO_PEER, &peer.concat())]);
     let request = [

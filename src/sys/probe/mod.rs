@@ -10,7 +10,6 @@
 
 mod conntrack;
 mod link;
-mod message;
 mod owner;
 mod syn;
 mod token;

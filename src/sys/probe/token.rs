@@ -3,7 +3,8 @@
 //! Both ends are reset when they are closed (socket(7), `SO_LINGER` of zero), so that no port pair waits for a
 //! minute and no later packet leaves.
 
-use std::fs::File;
+#![expect(unsafe_code, reason = "getrandom has no safe wrapper")]
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{
     IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket,
@@ -29,11 +30,17 @@ pub(super) type Token = [u8; 16];
 const HANDSHAKE: Duration = Duration::from_millis(100);
 
 /// # Errors
-/// There is no /dev/urandom (random(4)).
+/// The kernel gives no random bytes.
 pub(super) fn token() -> Result<Token, String> {
     let mut token = Token::default();
-    let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut token));
-    read.map(|()| token).map_err(|error| format!("no random token: /dev/urandom: {error}"))
+    // Up to 256 bytes come whole once the pool is ready, which no signal then interrupts (getrandom(2)).
+    // SAFETY: the kernel writes at most as many bytes as it is told that there is room for.
+    let got = unsafe { nix::libc::getrandom(token.as_mut_ptr().cast(), token.len(), 0) };
+    match usize::try_from(got) {
+        Ok(got) if got == token.len() => Ok(token),
+        Ok(_) => Err("no random token: getrandom(2) gave too few bytes".to_owned()),
+        Err(_) => Err(format!("no random token: getrandom(2): {}", Errno::last())),
+    }
 }
 
 /// Listens in the place of the proxy.
