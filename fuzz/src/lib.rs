@@ -222,7 +222,7 @@ pub fn nftables(data: &[u8]) {
     let chains = read.rules.chains.iter().filter(ours).cloned().collect();
     let again = RuleSet { chains, ..RuleSet::default() };
     // What of ours is understood is written as what is read as the same.
-    if let Ok(bytes) = create(&again, Options { maps: Some(2) }).and_then(|batch| batch.bytes(None)) {
+    if let Ok(bytes) = create(&again, Options { maps: true }).and_then(|batch| batch.bytes(None)) {
         let unseen = |rules: &RuleSet| normal(rules).chains;
         assert_eq!(unseen(&decode(&bytes).rules), unseen(&again), "written and read");
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::backend::nftables::{self, Options, batch::next_generation, decode, plan};
 use crate::error::{Class, Result};
 use crate::rules::{RuleSet, Table};
+use crate::sys::fs;
 use crate::sys::nftables::Nftables;
 
 /// How long a change is tried again while others change rules of nf_tables.
@@ -25,6 +26,14 @@ pub fn read() -> Result<RuleSet> {
 pub fn everything() -> Result<(RuleSet, Vec<String>)> {
     let decoded = decode(&Nftables::open()?.everything()?.messages);
     Ok((decoded.rules, decoded.beyond))
+}
+
+/// How the kernel that runs wants rules spelled.
+///
+/// # Errors
+/// Its release cannot be read.
+pub fn options() -> Result<Options> {
+    Ok(Options::of_release(&fs::read_system("/proc/sys/kernel/osrelease")?.unwrap_or_default()))
 }
 
 /// Whether a table of `family` is one that iptables shows.
@@ -54,7 +63,7 @@ fn once(wanted: &RuleSet) -> Result<()> {
     let nftables = Nftables::open()?;
     let snapshot = nftables.tables(nftables::TABLE)?;
     let mut generation = snapshot.generation;
-    for batch in plan::plan(wanted, &decode(&snapshot.messages), Options::default())? {
+    for batch in plan::plan(wanted, &decode(&snapshot.messages), options()?)? {
         nftables.commit(&batch.bytes(Some(generation))?, batch.objects())?;
         generation = next_generation(generation);
     }

@@ -11,7 +11,7 @@ macro_rules! rule_ids {
         }
 
         impl RuleId {
-            /// Every clause, in the order of the declaration.
+            /// Every clause, in the order of the declaration: of clauses whose rules stand side by side, that of the chains.
             pub const ALL: &'static [RuleId] = &[$(RuleId::$name),*];
 
             /// The clause's word.
@@ -33,11 +33,11 @@ rule_ids! {
     OutboundHook = "outbound.hook", "outbound traffic enters the capture chain";
     OutboundExcludeInterface = "outbound.exclude-interface", "traffic leaving by an excluded interface is not captured";
     OutboundExcludePort = "outbound.exclude-port", "traffic to an excluded port is not captured";
+    OutboundLoopback = "outbound.loopback", "traffic to the loopback address is not captured";
     OutboundExcludeCidr = "outbound.exclude-cidr", "traffic to an excluded network is not captured";
     OutboundOwnAddress = "outbound.own-address", "traffic over lo to any address but the loopback one is captured";
     ProxyUid = "proxy.uid", "the proxy's own traffic, known by its user, is not captured";
     ProxyGid = "proxy.gid", "the proxy's own traffic, known by its group, is not captured";
-    OutboundLoopback = "outbound.loopback", "traffic to the loopback address is not captured";
     OutboundCapturePort = "outbound.capture-port", "traffic to the proxy's own ports on this host is not captured";
     OutboundDns = "outbound.dns", "DNS over TCP is not captured";
     OutboundPort = "outbound.port", "traffic to an included port is captured";

@@ -87,7 +87,8 @@ fn dry_run(request: &Request, task: &Task) -> Result<Answer, Failure> {
         true => String::new(),
         false if task.native_nftables => {
             let wanted = native::native(&request.policy, request.layout, families(request));
-            script(&wanted).into_iter().map(|(_, table)| table).collect()
+            let options = host::native::options()?;
+            script(&wanted, options).into_iter().map(|(_, table)| table).collect()
         }
         false => transcript(&request.policy, request.layout, families(request)),
     };

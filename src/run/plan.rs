@@ -1,10 +1,10 @@
 //! `plan`: what would be done, and nothing of it.
 
 use super::{Environment, apply};
-use crate::backend::nftables::{self, script::script};
+use crate::backend::nftables::{self, Options, script::script};
 use crate::backend::plan::{self, Switch};
 use crate::error::Result;
-use crate::host::namespace;
+use crate::host::{self, namespace};
 use crate::policy::settings::Variant;
 use crate::policy::validate::Request;
 use crate::policy::{Families, Family, Ipv6, Mode};
@@ -21,7 +21,7 @@ pub(super) fn pure(request: &Request) -> Planned {
     let variant = if native { Variant::Native } else { Variant::Nft };
     let wanted = compile_for(&request.policy, request.layout, families, variant);
     let transactions = match native {
-        true => script(&wanted).into_iter(),
+        true => script(&wanted, Options::default()).into_iter(),
         false => plan::from_nothing(&wanted).into_iter(),
     };
     let what = |family| {
@@ -43,9 +43,9 @@ pub(super) fn pure(request: &Request) -> Planned {
 }
 
 /// Our tables of nftables as they are to be; nothing is left of those that are not wanted.
-fn switched(switch: &Switch) -> Vec<(Family, String, String)> {
+fn switched(switch: &Switch, options: Options) -> Vec<(Family, String, String)> {
     let what = format!("table {} of {}", native::TABLE, Variant::Native);
-    let wanted = script(&switch.to);
+    let wanted = script(&switch.to, options);
     let mut tables = Vec::new();
     for family in Family::both() {
         let of = nftables::word(family);
@@ -71,9 +71,10 @@ fn switched(switch: &Switch) -> Vec<(Family, String, String)> {
 pub(super) fn live(request: &Request, environment: &Environment) -> Result<Planned> {
     namespace::enter(&request.settings, request.policy.mode != Mode::None)?;
     let ready = apply::prepare(request, environment)?;
+    let options = host::native::options()?;
     let mut steps = Vec::new();
     for stage in &ready.plan.stages {
-        steps.extend(stage.native.iter().flat_map(switched));
+        steps.extend(stage.native.iter().flat_map(|switch| switched(switch, options)));
         steps.extend(stage.steps.iter().map(|step| {
             (step.family, format!("table {} of {}", step.table, step.variant), step.text.clone())
         }));

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use crate::again::CLASSIC;
 use crate::harness::Case;
 use crate::scoped::{APP, OWNER, PROXY, VM, apply};
-use crate::support::command::mesh_init;
+use crate::support::command::{Run, mesh_init};
 use crate::support::creds::Who;
 use crate::support::dial::{dial, dial_udp};
 use crate::support::netns::Netns;
@@ -53,16 +53,40 @@ fn hosts() -> (Netns, Netns) {
     (here, there)
 }
 
-/// Rules of ours that are beside Docker's and not around them: it is no matter which came first.
-pub(crate) fn beside(ours: Variant, theirs: Variant, flags: &[&str]) {
+/// The same as a table of nftables.
+const TABLE: &str = "\
+table ip docker-dns {
+	chain output {
+		type nat hook output priority dstnat; policy accept;
+		ip daddr 127.0.0.11 tcp dport 53 counter dnat to 127.0.0.11:38786
+		ip daddr 127.0.0.11 udp dport 53 counter dnat to 127.0.0.11:35949
+	}
+	chain postrouting {
+		type nat hook postrouting priority srcnat; policy accept;
+		ip saddr 127.0.0.11 tcp sport 38786 counter snat to :53
+		ip saddr 127.0.0.11 udp sport 35949 counter snat to :53
+	}
+}
+";
+
+/// Puts Docker's rules there.
+fn load(here: &Netns, theirs: Variant) {
+    match theirs {
+        Variant::Legacy | Variant::Nft => restore(here, theirs, Family::V4, RULES),
+        Variant::Native => drop(Run::with_input(here, "nft", &["-f", "-"], TABLE).ok()),
+    }
+}
+
+/// Rules of ours in nftables are beside Docker's and not around them: it is no matter which came first.
+pub(crate) fn beside(theirs: Variant, flags: &[&str]) {
     for before in [true, false] {
         let (here, _there) = hosts();
         if before {
-            restore(&here, theirs, Family::V4, RULES);
+            load(&here, theirs);
         }
-        apply(&here, ours, flags);
+        apply(&here, Variant::Native, flags);
         if !before {
-            restore(&here, theirs, Family::V4, RULES);
+            load(&here, theirs);
         }
         answers(&here);
         dial(&here, OWNER, THERE.port(Family::V4, 80)).captured_by("proxy");

@@ -36,25 +36,30 @@ const fn telling(name: &'static str, body: fn() -> String) -> Telling {
     Telling { name, body, within: Duration::from_secs(90) }
 }
 
-const CASES: [Telling; 10] = [
+const CASES: [Telling; 15] = [
     telling("judge::classic_and_scoped::legacy", || of(policies::classic_and_scoped(), Variant::Legacy)),
     telling("judge::classic_and_scoped::nft", || of(policies::classic_and_scoped(), Variant::Nft)),
+    telling("judge::classic_and_scoped::native", || of(policies::classic_and_scoped(), Variant::Native)),
     telling("judge::redirect::legacy", || of(policies::redirect(), Variant::Legacy)),
     telling("judge::redirect::nft", || of(policies::redirect(), Variant::Nft)),
+    telling("judge::redirect::native", || of(policies::redirect(), Variant::Native)),
     telling("judge::tproxy_and_dns::legacy", || of(policies::tproxy_and_dns(), Variant::Legacy)),
     telling("judge::tproxy_and_dns::nft", || of(policies::tproxy_and_dns(), Variant::Nft)),
+    telling("judge::tproxy_and_dns::native", || of(policies::tproxy_and_dns(), Variant::Native)),
     telling("judge::letter::legacy", || of(policies::letter(), Variant::Legacy)),
     telling("judge::letter::nft", || of(policies::letter(), Variant::Nft)),
+    telling("judge::letter::native", || of(policies::letter(), Variant::Native)),
     telling("judge::drawn::legacy", || of(drawn::policies(SEED, DRAWN), Variant::Legacy)),
     telling("judge::drawn::nft", || of(drawn::policies(SEED, DRAWN), Variant::Nft)),
+    telling("judge::drawn::native", || of(drawn::policies(SEED, DRAWN), Variant::Native)),
 ];
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = telling::cases(&CASES);
-    cases.extend(Case::each_variant(
+    cases.extend(Case::all_for_each_carrier(&[(
         "judge::a_missing_rule_is_noticed",
         self_check::a_missing_rule_is_noticed,
-    ));
+    )]));
     cases.push(Case::new("judge::every_clause_decides", every_clause_decides));
     cases
 }

@@ -36,11 +36,11 @@ pub(crate) fn cases() -> Vec<Case> {
         .collect()
 }
 
-/// Docker's chains may come first or last, in either iptables.
+/// Docker's chains may come first or last, in either iptables or in a table of nftables.
 fn docker_before_and_after() {
-    for theirs in Variant::BOTH {
-        for flags in [&CLASSIC, &VM] {
-            docker_dns::beside(Variant::Native, theirs, flags);
+    for theirs in Variant::ALL {
+        for flags in [&CLASSIC, &VM, &split(POD)[..], &split(TPROXY)] {
+            docker_dns::beside(theirs, flags);
         }
     }
 }

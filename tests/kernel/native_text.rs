@@ -10,20 +10,22 @@ use crate::harness::Case;
 use crate::istio::POD;
 use crate::istio_replace::{ALL_DNS, LISTS, TPROXY_DNS};
 use crate::istio_tproxy::TPROXY;
-use crate::scoped::{VM, apply};
-use crate::status::{assert_whole, json_of, status};
+use crate::scoped::{APP, VM, apply, serve};
+use crate::status::{assert_whole, json_of, packets, status};
 use crate::support::command::{Run, mesh_init};
+use crate::support::dial::dial;
 use crate::support::netns::Netns;
 use crate::support::resolv::resolvers;
 use crate::support::rules::{Family, Variant, assert_same, dump, native};
-use crate::support::wire::THERE;
+use crate::support::wire::{HERE, THERE, two_hosts};
 use crate::verify::{CLASSIC, Hosts, ISTIO, NOT, PROBE, SCOPED};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let list: [(&str, fn()); 6] = [
+    let list: [(&str, fn()); 7] = [
         ("planned_is_made", planned_is_made),
         ("planned_live", planned_live),
         ("every_rule_is_missed", every_rule_is_missed),
+        ("maps", maps),
         ("verify_and_repair", verify_and_repair),
         ("upstreams", upstreams),
         ("explained", explained),
@@ -35,7 +37,10 @@ pub(crate) fn cases() -> Vec<Case> {
         .collect()
 }
 
-const POLICIES: [&str; 12] = [
+const POLICIES: [&str; 15] = [
+    SIDECAR,
+    MAPPED,
+    MAPPED_SCOPED,
     "-p 15001 -u 1337",
     "-p 15001 -u 1337,1338 -g 1340,1341 -i 10.0.0.0/8,172.16.0.0/12,fd00::/8",
     "--uid-owner 1338 --inbound 8001",
@@ -49,6 +54,48 @@ const POLICIES: [&str; 12] = [
     TPROXY,
     TPROXY_DNS,
 ];
+
+/// What Istio's injector asks for: the tunnel port and those of `-d` are one look-up.
+const SIDECAR: &str = "-p 15001 -z 15006 -u 1337 -g 1337 -b * -i * -d 15090,15021,15020";
+/// Maps of ports and of networks.
+const MAPPED: &str = "-p 15001 -z 15006 -u 1337 -b 80,8080-8090 -i 10.0.0.0/24,172.16.0.0/12,fd00::/64,fd01::/64 \
+    -x 192.168.0.0/16,198.18.0.0/15,fd77::/32,fd79::/32 -o 443,9443";
+const MAPPED_SCOPED: &str = "--uid-owner 1338 -b * -d 9090,9100 -o 22,25";
+
+/// Ordinary policies have maps; status tells each clause of one with its counter, and so does explain.
+fn maps() {
+    for (flags, number) in [(SIDECAR, 1), (MAPPED, 2), (MAPPED_SCOPED, 1), ("-p 15001 -u 1337", 0)] {
+        let netns = foreign::namespace();
+        apply(&netns, Variant::Native, &split(flags));
+        for family in Family::BOTH {
+            let listed = native(&netns, family, &[]);
+            for word in ["\tmap map_", " vmap @map_"] {
+                assert_eq!(listed.matches(word).count(), number, "{flags}: `{word}` in\n{listed}");
+            }
+        }
+        let plan = mesh_init(&netns, &[&["plan"], &split(flags)[..], &Variant::Native.flags()].concat()).ok();
+        assert_eq!(plan.matches("\tmap map_").count(), 2 * number, "{flags}:\n{plan}");
+    }
+    let (here, there) = two_hosts();
+    serve(&here, &there);
+    apply(&here, Variant::Native, &split(SIDECAR));
+    for family in Family::BOTH {
+        for (port, times) in [(15021, 2), (15020, 1), (8001, 3)] {
+            for _ in 0..times {
+                let dialled = dial(&there, APP, HERE.port(family, port));
+                let captured = dialled.is_captured_by("inbound");
+                assert_eq!(captured, port == 8001, "{dialled}");
+            }
+        }
+        let seen = status(&here);
+        let clauses = ["inbound.tunnel", "inbound.exclude-port", "inbound.all", "redirect.inbound"];
+        assert_eq!(clauses.map(|clause| packets(&seen, clause, family)), [0, 3, 3, 3], "{seen:#}");
+    }
+    let asked = |line: &str| mesh_init(&here, &[&["explain", "--live"], &split(line)[..]].concat()).code(0);
+    asked("in tcp 10.0.0.1:15021").says("inbound.exclude-port").says("not captured");
+    asked("in tcp 10.0.0.1:15008").says("inbound.tunnel").says("not captured");
+    asked("in tcp 10.0.0.1:80").says("inbound.all").says("captured");
+}
 
 fn split(flags: &str) -> Vec<&str> {
     flags.split_whitespace().collect()
@@ -123,7 +170,8 @@ fn handles(netns: &Netns, family: Family) -> Vec<[String; 2]> {
     for line in listed.lines().map(str::trim) {
         if let Some(rest) = line.strip_prefix("chain ") {
             chain = rest.split(' ').next().unwrap_or_default().to_owned();
-        } else if let (true, Some((rule, handle))) = (line.contains("counter"), line.split_once(" # handle "))
+        } else if let (true, Some((rule, handle))) =
+            (line.contains("counter") || line.contains(" vmap @"), line.split_once(" # handle "))
         {
             let words = format!("delete rule {} mesh_init {chain} handle {handle}", family.of_nft());
             rules.push([format!("{chain}: {rule}"), words]);
@@ -134,7 +182,9 @@ fn handles(netns: &Netns, family: Family) -> Vec<[String; 2]> {
 
 /// Whichever rule somebody deletes, it is told, and the next run puts it back.
 fn every_rule_is_missed() {
-    for flags in ["-p 15001 -u 1337 -g 1340", "--uid-owner 1338 --inbound 8001 -z 15006 -o 22,25", LISTS] {
+    for flags in
+        ["-p 15001 -u 1337 -g 1340", "--uid-owner 1338 --inbound 8001 -z 15006 -o 22,25", LISTS, MAPPED]
+    {
         let netns = foreign::namespace();
         let words = split(flags);
         apply(&netns, Variant::Native, &words);
@@ -147,7 +197,7 @@ fn every_rule_is_missed() {
                 Run::new(&netns, "nft", &split(&delete)).ok();
                 let what = format!("{flags}, {family:?} without {rule}");
                 // Without one of its clauses it may be another policy's whole.
-                if flags != LISTS {
+                if flags != LISTS && flags != MAPPED {
                     let seen = json_of(mesh_init(&netns, &["status", "--output", "json"]));
                     assert_ne!(seen["whole"], true, "{what}: expected a fault, seen {seen:#}");
                 }

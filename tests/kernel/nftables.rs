@@ -1,5 +1,8 @@
 //! Rules committed to nf_tables without a program, read back by ourselves and by `nft`.
 
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::{Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use mesh_init::backend::nftables::batch::next_generation;
@@ -22,13 +25,15 @@ use crate::support::netns::Netns;
 mod given;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let list: [(&str, fn()); 11] = [
+    let list: [(&str, fn()); 13] = [
         ("every_word", every_word),
         ("as_nft_writes_it", as_nft_writes_it),
         ("foreign", foreign),
         ("large_sets", large_sets),
         ("shared_set", shared_set),
         ("staged", staged),
+        ("maps_count", maps_count),
+        ("tampered_maps", tampered_maps),
         ("moved_chain", moved_chain),
         ("tampered", tampered),
         ("clash", clash),
@@ -214,7 +219,7 @@ fn random() {
     let mut runner =
         TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]));
     let netns = Netns::new("here");
-    let mut spelling = [None, Some(2), Some(8)].into_iter().cycle();
+    let mut spelling = [false, true].into_iter().cycle();
     let (mut fresh, mut replaced) = (0, 0);
     for round in 0..60 {
         let rules = given::rules().new_tree(&mut runner).expect("rules").current();
@@ -437,24 +442,29 @@ fn staged() {
     let rule =
         |list: &[u16], verdict| Rule::new(RuleId::InboundPort, vec![tcp(), Match::is(ports(list))], verdict);
     let jump = |chain: &str| Verdict::Jump(chain.into());
-    let maps = Options { maps: Some(2) };
+    let maps = Options::default();
     let one = set(vec![
         chain(Family::V4, "x", None, vec![]),
         chain(Family::V4, "y", None, vec![rule(&[9, 11], Verdict::Return)]),
         chain(Family::V4, "in", Some(nat_output()), vec![rule(&[1], jump("x")), rule(&[2, 4], jump("y"))]),
     ]);
     let two = set(vec![
-        chain(Family::V4, "in", Some(nat_output()), vec![rule(&[1], jump("z")), rule(&[2], Verdict::Return)]),
+        chain(
+            Family::V4,
+            "in",
+            Some(nat_output()),
+            vec![rule(&[1], jump("z")), rule(&[2, 5], Verdict::Return)],
+        ),
         chain(Family::V4, "z", None, vec![rule(&[9, 11], Verdict::Return)]),
         chain(Family::V6, "in", Some(nat_output()), vec![rule(&[7, 9], Verdict::Return)]),
     ]);
     let plain = set(vec![chain(Family::V6, "in", Some(nat_output()), vec![rule(&[1], Verdict::Return)])]);
     assert_eq!(apply(&netns, &one, maps), 1);
     assert_eq!(apply(&netns, &one, maps), 0);
-    assert_eq!(apply(&netns, &one, Options { maps: None }), 0, "another spelling of the same");
+    assert_eq!(apply(&netns, &one, Options { maps: false }), 0, "another spelling of the same");
     assert_eq!(apply(&netns, &two, maps), 3);
     assert_eq!(apply(&netns, &one, maps), 3);
-    assert_eq!(apply(&netns, &two, Options { maps: None }), 3);
+    assert_eq!(apply(&netns, &two, Options { maps: false }), 3);
     assert_eq!(apply(&netns, &plain, maps), 2);
     assert_eq!(look(&netns).1.ours.sets.len(), 0);
     let (generation, there) = look(&netns);
@@ -463,6 +473,150 @@ fn staged() {
     commit_all(&netns, generation, &nothing).expect("a removal");
     assert_eq!(Run::new(&netns, "nft", &["list", "ruleset"]).ok(), "");
     assert_eq!(removal(&look(&netns).1), None);
+}
+
+/// Maps of ports and of networks, hashes and intervals.
+fn mapped(family: Family) -> RuleSet {
+    let at = |id, list: &[u16], verdict| {
+        Rule::new(id, vec![tcp(), Match::is(ports(list))], verdict).comment("why")
+    };
+    let to =
+        |id, list: &[&str], verdict| Rule::new(id, vec![Match::is(Test::Destination(nets(list)))], verdict);
+    let jump = || Verdict::Jump("there".into());
+    let (back, none) = (|| Verdict::Return, || Rule::new(RuleId::OutboundAll, vec![], Verdict::Continue));
+    let [one, some, rest]: [&[&str]; 3] = match family {
+        Family::V4 => [&["127.0.0.1/32"], &["127.0.0.2/32", "127.0.1.0/24"], &["10.0.0.0/8", "127.0.2.0/23"]],
+        Family::V6 => [&["::1/128"], &["::2/128", "fd00::/16"], &["::3/128", "fe00::/7"]],
+    };
+    set(vec![
+        chain(family, "there", None, vec![none()]),
+        chain(
+            family,
+            "ranges",
+            None,
+            vec![
+                at(RuleId::InboundTunnel, &[15008], back()),
+                at(RuleId::InboundExcludePort, &[15020, 15021, 15090], back()),
+                at(RuleId::InboundPort, &[15009, 80], jump()),
+            ],
+        ),
+        chain(
+            family,
+            "singles",
+            None,
+            vec![
+                at(RuleId::InboundTunnel, &[15008], jump()),
+                at(RuleId::InboundReserved, &[22], back()),
+                at(RuleId::InboundExcludePort, &[15021], Verdict::Accept),
+            ],
+        ),
+        chain(
+            family,
+            "networks",
+            None,
+            vec![
+                to(RuleId::OutboundLoopback, one, back()),
+                to(RuleId::OutboundExcludeCidr, some, back()),
+                to(RuleId::OutboundCidr, rest, jump()),
+            ],
+        ),
+        chain(
+            family,
+            "out",
+            Some(nat_output()),
+            ["ranges", "networks", "singles"]
+                .map(|name| Rule::new(RuleId::OutboundHook, vec![tcp()], Verdict::Jump(name.into())))
+                .into(),
+        ),
+    ])
+}
+
+/// Each rule of a map is counted by itself, as the kernel, nft and we see it.
+fn maps_count() {
+    let of = |port: u16, family| match family {
+        Family::V4 => SocketAddr::from(([127, 0, 0, 1], port)),
+        Family::V6 => SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
+    };
+    for family in Family::both() {
+        let netns = Netns::new("here");
+        assert_eq!(apply(&netns, &mapped(family), Options::default()), 1);
+        let (_, there) = look(&netns);
+        let maps = there.ours.sets.iter().filter(|set| set.counts).count();
+        assert_eq!((maps, there.ours.sets.len()), (3, 3), "{:?}", there.ours.sets);
+        let mut expected = BTreeMap::new();
+        for (port, times, id) in [
+            (15008, 1, RuleId::InboundTunnel),
+            (15020, 2, RuleId::InboundExcludePort),
+            (15021, 3, RuleId::InboundExcludePort),
+            (80, 4, RuleId::InboundPort),
+            (15009, 5, RuleId::InboundPort),
+            (9999, 6, RuleId::OutboundHook),
+        ] {
+            for _ in 0..times {
+                let error = netns.run(|| TcpStream::connect(of(port, family))).expect_err("nobody listens");
+                assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+            }
+            *expected.entry(id).or_insert(0) += times;
+        }
+        let all: u64 = expected.values().sum();
+        let (_, there) = look(&netns);
+        let chain = |name: &str| there.rules.chains.iter().find(|chain| chain.name == name).expect("a chain");
+        let counts = |name: &str| -> BTreeMap<RuleId, u64> {
+            let of = |rule: &Rule| (rule.id.expect("ours"), rule.seen.as_ref().expect("seen").packets);
+            chain(name).rules.iter().map(of).filter(|(_, packets)| *packets > 0).collect()
+        };
+        let mut ranges = expected.clone();
+        ranges.remove(&RuleId::OutboundHook);
+        assert_eq!(counts("ranges"), ranges, "{family}");
+        assert_eq!(counts("networks"), BTreeMap::from([(RuleId::OutboundLoopback, all)]), "{family}");
+        let singles = [(RuleId::InboundTunnel, 1), (RuleId::InboundExcludePort, 3)];
+        assert_eq!(counts("singles"), BTreeMap::from(singles), "{family}");
+        let listed = Run::new(&netns, "nft", &["list", "ruleset"]).ok();
+        for word in [
+            "tcp dport vmap @map_",
+            "15008 counter packets 1 bytes ",
+            "comment \"mesh-init:inbound.tunnel: why\" : return",
+            "15020-15021 counter packets 5 bytes ",
+            "15021 counter packets 3 bytes ",
+        ] {
+            assert!(listed.contains(word), "no `{word}` in\n{listed}");
+        }
+    }
+}
+
+/// What somebody else does to a map is put right, and what it counted before is no matter.
+fn tampered_maps() {
+    let netns = Netns::new("here");
+    let rules = mapped(Family::V4);
+    apply(&netns, &rules, Options::default());
+    let name = |keys: usize, interval: bool| {
+        let sets = look(&netns).1.ours.sets;
+        let set = sets.iter().find(|set| set.key_length == keys && (set.flags & 4 != 0) == interval);
+        set.expect("a map").name.clone()
+    };
+    let (ranges, singles, networks) = (name(2, true), name(2, false), name(4, true));
+    for line in [
+        format!("delete element ip mesh_init {ranges} {{ 15008 : return }}"),
+        format!("add element ip mesh_init {ranges} {{ 7000-7010 : return }}"),
+        format!("flush map ip mesh_init {ranges}"),
+        format!("delete element ip mesh_init {singles} {{ 15008 : jump there }}"),
+        format!("add element ip mesh_init {singles} {{ 15009 : jump there }}"),
+        format!("delete element ip mesh_init {networks} {{ 127.0.0.1 : return }}"),
+        format!("flush map ip mesh_init {networks}"),
+        "flush chain ip mesh_init networks".to_owned(),
+    ] {
+        let (_, before) = look(&netns);
+        assert_eq!(plan(&rules, &before, Options::default()), Ok(vec![]));
+        Run::new(&netns, "nft", &[&line]).ok();
+        assert!(apply(&netns, &rules, Options::default()) > 0, "{line} was not seen");
+    }
+    // From a kernel that cannot count in maps to one that can, and back: the rules are the same.
+    assert_eq!(apply(&netns, &rules, Options { maps: false }), 0);
+    let (generation, there) = look(&netns);
+    commit_all(&netns, generation, &removal(&there).into_iter().collect::<Vec<_>>()).expect("a removal");
+    assert_eq!(apply(&netns, &rules, Options { maps: false }), 1);
+    assert!(look(&netns).1.ours.sets.iter().all(|set| !set.counts));
+    assert_eq!(apply(&netns, &rules, Options::default()), 0);
 }
 
 /// A base chain that stays cannot move; deleted and made anew in one batch it does.

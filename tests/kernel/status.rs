@@ -197,7 +197,7 @@ fn families_that_differ(variant: Variant) {
 
 /// The packets of a clause.
 #[track_caller]
-fn packets(status: &Value, id: &str, family: Family) -> u64 {
+pub(crate) fn packets(status: &Value, id: &str, family: Family) -> u64 {
     let family = if family == Family::V4 { "IPv4" } else { "IPv6" };
     let rules = status["rules"].as_array().expect("a list");
     let rule = rules.iter().find(|rule| rule["id"] == id && rule["family"] == family);

@@ -60,6 +60,8 @@ pub const NFTA_SET_DATA_TYPE: u16 = 6;
 pub const NFTA_SET_DATA_LEN: u16 = 7;
 pub const NFTA_SET_ID: u16 = 10;
 pub const NFTA_SET_USERDATA: u16 = 13;
+/// Since 5.7: what each element gets one of.
+pub const NFTA_SET_EXPR: u16 = 17;
 pub const NFT_SET_ANONYMOUS: u32 = 0x1;
 pub const NFT_SET_INTERVAL: u32 = 0x4;
 pub const NFT_SET_MAP: u32 = 0x8;
@@ -75,6 +77,7 @@ pub const NFTA_SET_ELEM_KEY: u16 = 1;
 pub const NFTA_SET_ELEM_DATA: u16 = 2;
 pub const NFTA_SET_ELEM_FLAGS: u16 = 3;
 pub const NFTA_SET_ELEM_USERDATA: u16 = 6;
+pub const NFTA_SET_ELEM_EXPR: u16 = 7;
 pub const NFTA_SET_ELEM_KEY_END: u16 = 10;
 pub const NFT_SET_ELEM_INTERVAL_END: u32 = 0x1;
 pub const NFT_SET_ELEM_CATCHALL: u32 = 0x2;
@@ -208,8 +211,6 @@ pub const BYTEORDER_HOST_ENDIAN: u32 = 1;
 pub const BYTEORDER_BIG_ENDIAN: u32 = 2;
 /// nft's rule.h, `SET_ELEM_F_INTERVAL_OPEN`: the interval has no end, for it ends the key's space.
 pub const SET_ELEM_F_INTERVAL_OPEN: u32 = 1;
-/// Ours: which rule an element of a verdict map came from. nft skips what it does not know.
-pub const UDATA_RULE_INDEX: u8 = 109;
 
 // nft's datatype.h, `enum datatypes`: how `nft list` shows a set's keys.
 pub const TYPE_IPADDR: u32 = 7;

@@ -3,7 +3,7 @@
 
 use super::abi::{
     NFTNL_UDATA_RULE_COMMENT, NFTNL_UDATA_SET_ELEM_FLAGS, NFTNL_UDATA_SET_KEYBYTEORDER,
-    SET_ELEM_F_INTERVAL_OPEN, UDATA_RULE_INDEX,
+    SET_ELEM_F_INTERVAL_OPEN,
 };
 use crate::policy::RuleId;
 use crate::policy::rule_id::COMMENT_PREFIX;
@@ -51,11 +51,6 @@ pub fn userdata(comment: Option<&str>) -> Vec<u8> {
     bytes
 }
 
-/// Adds which rule of a run an element belongs to.
-pub fn with_index(bytes: &mut Vec<u8>, index: u16) {
-    entry(bytes, UDATA_RULE_INDEX, &index.to_be_bytes());
-}
-
 /// Adds nft's word for an interval that ends where the keys end.
 pub fn with_open_end(bytes: &mut Vec<u8>) {
     entry(bytes, NFTNL_UDATA_SET_ELEM_FLAGS, &SET_ELEM_F_INTERVAL_OPEN.to_ne_bytes());
@@ -80,12 +75,6 @@ fn entry(bytes: &mut Vec<u8>, kind: u8, value: &[u8]) {
 pub fn read(userdata: &[u8]) -> Option<String> {
     let text = find(userdata, NFTNL_UDATA_RULE_COMMENT)?.split(|byte| *byte == 0).next()?;
     Some(String::from_utf8_lossy(text).into_owned())
-}
-
-/// Which rule of a run an element belongs to.
-#[must_use]
-pub fn read_index(userdata: &[u8]) -> Option<u16> {
-    find(userdata, UDATA_RULE_INDEX)?.try_into().ok().map(u16::from_be_bytes)
 }
 
 fn find(mut rest: &[u8], wanted: u8) -> Option<&[u8]> {
@@ -135,13 +124,11 @@ mod tests {
         assert_eq!(userdata(None), b"");
         let mut bytes = userdata(Some(&"é".repeat(100)));
         with_open_end(&mut bytes);
-        with_index(&mut bytes, 300);
         assert_eq!(read(&bytes), Some("é".repeat(64)));
-        assert_eq!(read_index(&bytes), Some(300));
         assert_eq!(read(b"\x05\x01x\x00\x02"), None);
         assert_eq!(cut("a\nb\0c"), "a b c");
         for end in 0..bytes.len() {
-            drop((read_index(&bytes[..end]), read(&bytes[end..])));
+            drop((read(&bytes[..end]), read(&bytes[end..])));
         }
     }
 }

@@ -1,17 +1,19 @@
-//! Rules as the kernel keeps them: sets in order and without repetition, comments as they are written.
+//! Rules as the kernel keeps them: sets in order and without repetition, comments as they are written, and rules that
+//! a verdict map may hold together in the order of their clauses.
 //!
 //! What is read back is this form, so that equal rules are equal values.
 
-use super::{comment, interval};
+use super::{comment, interval, vmap};
 use crate::policy::Family;
 use crate::rules::{Chain, ConnState, Match, Place, Protocol, Rule, RuleSet, Test};
 
 /// The same rules in the form in which they are read back.
 #[must_use]
 pub fn normal(rules: &RuleSet) -> RuleSet {
-    let chain = |chain: &Chain| Chain {
-        rules: chain.rules.iter().map(|rule| normal_rule(chain.family, rule)).collect(),
-        ..chain.clone()
+    let chain = |Chain { family, table, name, base, rules }: &Chain| {
+        let rules = rules.iter().map(|rule| normal_rule(*family, rule)).collect();
+        let rules = vmap::ordered(*family, rules);
+        Chain { family: *family, table: table.clone(), name: name.clone(), base: *base, rules }
     };
     RuleSet { chains: rules.chains.iter().map(chain).collect(), routing: rules.routing.clone() }
 }

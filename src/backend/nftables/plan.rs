@@ -16,7 +16,7 @@ use super::encode::{
     LoweredChain, Options, Tables, create, lower, new_chain, new_elements, new_rules, new_set, new_table,
 };
 use super::set::Set;
-use super::{Batch, Decoded, TABLE, nfproto, normal, table, word};
+use super::{Batch, Decoded, TABLE, nfproto, normal, table, vmap, word};
 use crate::error::{Error, Result};
 use crate::policy::Family;
 use crate::rules::{Base, Chain, Rule, RuleSet};
@@ -104,9 +104,10 @@ impl<'a> There<'a> {
             && wanted.chains.len() == self.chains.len()
             && wanted.chains.iter().all(|chain| {
                 self.chain(chain.family, &chain.name).is_some_and(|(there, base)| {
+                    let rules = vmap::ordered(chain.family, there.rules.clone());
                     base == chain.base
-                        && there.rules.len() == chain.rules.len()
-                        && there.rules.iter().zip(&chain.rules).all(|(there, wanted)| same(there, wanted))
+                        && rules.len() == chain.rules.len()
+                        && rules.iter().zip(&chain.rules).all(|(there, wanted)| same(there, wanted))
                 })
             })
     }

@@ -1,20 +1,27 @@
 //! Our tables as a script that `nft -f` takes: what `plan` shows.
 //!
-//! Sets stand where they are looked into, without the names that they get in the kernel.
+//! Sets stand where they are looked into, without the names that they get in the kernel; maps have theirs, because nft
+//! lets only the elements of a named map count.
 
+use std::collections::BTreeMap;
+
+use super::abi::NFT_SET_INTERVAL;
+use super::encode::Options;
+use super::set::Set;
+use super::vmap::{self, Part};
 use super::{TABLE, normal, text, word};
 use crate::policy::Family;
 use crate::rules::{Base, Chain, Hook, Kind, Rule, RuleSet, Verdict};
 
 /// The table of each family that has one.
 #[must_use]
-pub fn script(rules: &RuleSet) -> Vec<(Family, String)> {
+pub fn script(rules: &RuleSet, options: Options) -> Vec<(Family, String)> {
     let rules = normal(rules);
     let families = Family::both().filter(|family| !rules.tables(*family).is_empty());
-    families.map(|family| (family, table(&rules, family))).collect()
+    families.map(|family| (family, table(&rules, family, options))).collect()
 }
 
-fn table(rules: &RuleSet, family: Family) -> String {
+fn table(rules: &RuleSet, family: Family, options: Options) -> String {
     let mut text = format!("table {} {TABLE} {{\n", word(family));
     let chains: Vec<&Chain> = rules.chains.iter().filter(|chain| chain.family == family).collect();
     // A chain must be there before a rule leads to it.
@@ -23,18 +30,63 @@ fn table(rules: &RuleSet, family: Family) -> String {
         text += &chain.base.map(head).unwrap_or_default();
         text += "\t}\n";
     }
-    for chain in chains.iter().filter(|chain| !chain.rules.is_empty()) {
-        text += &format!("\tchain {} {{\n", chain.name);
-        for rule in &chain.rules {
-            text += &format!("\t\t{}\n", line(family, rule, &rule.verdict));
-            // As in the kernel: what TPROXY leaves is dropped.
-            if let Verdict::Tproxy { .. } = rule.verdict {
-                text += &format!("\t\t{}\n", line(family, rule, &Verdict::Drop));
+    let bodies: Vec<(&str, Vec<Part<'_>>)> = chains
+        .iter()
+        .map(|chain| (chain.name.as_str(), vmap::parts(family, &chain.rules, options.maps)))
+        .collect();
+    let mut maps = BTreeMap::new();
+    for part in bodies.iter().flat_map(|(_, parts)| parts) {
+        if let Part::Map(run, map) = part {
+            maps.insert(map.name.as_str(), (*run, map));
+        }
+    }
+    for (run, set) in maps.values() {
+        text += &map(family, run, set);
+    }
+    for (name, parts) in bodies.iter().filter(|(_, parts)| !parts.is_empty()) {
+        text += &format!("\tchain {name} {{\n");
+        for part in parts {
+            match part {
+                Part::Rule(rule) => {
+                    text += &format!("\t\t{}\n", line(family, rule, &rule.verdict));
+                    // As in the kernel: what TPROXY leaves is dropped.
+                    if let Verdict::Tproxy { .. } = rule.verdict {
+                        text += &format!("\t\t{}\n", line(family, rule, &Verdict::Drop));
+                    }
+                }
+                Part::Map(_, map) => {
+                    text += &format!("\t\t{} vmap @{}\n", vmap::asked(family, map), map.name);
+                }
             }
         }
         text += "\t}\n";
     }
     text + "}\n"
+}
+
+/// A map of a run of rules, each member of their sets an element.
+fn map(family: Family, run: &[Rule], map: &Set) -> String {
+    let of = if map.is_of_ports() {
+        "inet_service"
+    } else {
+        match family {
+            Family::V4 => "ipv4_addr",
+            Family::V6 => "ipv6_addr",
+        }
+    };
+    let mut text = format!("\tmap {} {{\n\t\ttype {of} : verdict\n", map.name);
+    if map.flags & NFT_SET_INTERVAL != 0 {
+        text += "\t\tflags interval\n";
+    }
+    text += "\t\tcounter\n\t\telements = {\n";
+    for rule in run {
+        let comment = rule.comment.as_ref().map(|comment| format!(" comment \"{comment}\""));
+        let (comment, verdict) = (comment.unwrap_or_default(), text::verdict(&rule.verdict));
+        for member in vmap::members(rule) {
+            text += &format!("\t\t\t{member}{comment} : {verdict},\n");
+        }
+    }
+    text + "\t\t}\n\t}\n"
 }
 
 fn head(base: Base) -> String {

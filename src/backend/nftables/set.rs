@@ -6,11 +6,12 @@
 use super::abi::{
     BYTEORDER_BIG_ENDIAN, BYTEORDER_HOST_ENDIAN, IFNAMSIZ, NFT_DATA_VERDICT, NFT_GOTO, NFT_JUMP,
     NFT_SET_ELEM_INTERVAL_END, NFT_SET_INTERVAL, NFT_SET_MAP, NFTA_DATA_VALUE, NFTA_DATA_VERDICT,
-    NFTA_LIST_ELEM, NFTA_SET_DATA_LEN, NFTA_SET_DATA_TYPE, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_FLAGS,
-    NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE,
-    NFTA_SET_ELEM_USERDATA, NFTA_SET_FLAGS, NFTA_SET_ID, NFTA_SET_KEY_LEN, NFTA_SET_KEY_TYPE, NFTA_SET_NAME,
-    NFTA_SET_TABLE, NFTA_SET_USERDATA, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE, TYPE_GID, TYPE_IFNAME,
-    TYPE_INET_SERVICE, TYPE_IP6ADDR, TYPE_IPADDR, TYPE_UID,
+    NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_LIST_ELEM, NFTA_SET_DATA_LEN, NFTA_SET_DATA_TYPE,
+    NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_FLAGS, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS,
+    NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_USERDATA, NFTA_SET_EXPR, NFTA_SET_FLAGS,
+    NFTA_SET_ID, NFTA_SET_KEY_LEN, NFTA_SET_KEY_TYPE, NFTA_SET_NAME, NFTA_SET_TABLE, NFTA_SET_USERDATA,
+    NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE, TYPE_GID, TYPE_IFNAME, TYPE_INET_SERVICE, TYPE_IP6ADDR,
+    TYPE_IPADDR, TYPE_UID,
 };
 use super::comment;
 use super::interval::{Interval, highest};
@@ -105,6 +106,8 @@ pub struct Set {
     pub key_length: usize,
     /// `NFT_SET_*`.
     pub flags: u32,
+    /// Each element counts the packets that it is found for.
+    pub counts: bool,
     /// In order of their keys.
     pub elements: Vec<Element>,
 }
@@ -149,10 +152,9 @@ impl Set {
         Set::of_intervals(family, key, &intervals)
     }
 
-    /// The verdict map of runs of ports: in order, disjoint, each with its verdict, comment and number.
+    /// The verdict map of intervals: in order, disjoint, each with its verdict and its comment. Its elements count.
     #[must_use]
-    pub fn of_verdicts(family: Family, entries: &[(Interval, Code, Vec<u8>)]) -> Set {
-        let key = Key::Port;
+    pub fn of_verdicts(family: Family, key: Key, entries: &[(Interval, Code, Vec<u8>)]) -> Set {
         let (_, length, _) = key.shape();
         let mut elements: Vec<Element> = Vec::with_capacity(entries.len() * 2);
         let single = entries.iter().all(|(interval, ..)| interval.first == interval.last);
@@ -171,8 +173,9 @@ impl Set {
 
     fn named(family: Family, key: Key, flags: u32, elements: Vec<Element>) -> Set {
         let (key_type, key_length, word) = key.shape();
-        let word = if flags & NFT_SET_MAP == 0 { word } else { "map" };
-        let mut set = Set { family, name: String::new(), key_type, key_length, flags, elements };
+        let counts = flags & NFT_SET_MAP != 0;
+        let word = if counts { "map" } else { word };
+        let mut set = Set { family, name: String::new(), key_type, key_length, flags, counts, elements };
         set.name = format!("{word}_{:012x}", set.digest() >> 16);
         set
     }
@@ -215,6 +218,13 @@ impl Set {
     pub fn same_shape(&self, other: &Set) -> bool {
         self.family == other.family
             && (self.key_type, self.key_length, self.flags) == (other.key_type, other.key_length, other.flags)
+            && self.counts == other.counts
+    }
+
+    /// Whether its keys are ports.
+    #[must_use]
+    pub const fn is_of_ports(&self) -> bool {
+        self.key_type == TYPE_INET_SERVICE
     }
 
     /// The chains that its verdicts go to.
@@ -237,6 +247,13 @@ impl Set {
         let big = matches!(self.key_type, TYPE_IPADDR | TYPE_IP6ADDR | TYPE_INET_SERVICE);
         let order = if big { BYTEORDER_BIG_ENDIAN } else { BYTEORDER_HOST_ENDIAN };
         writer.bytes(NFTA_SET_USERDATA, &comment::key_order(order));
+        if self.counts {
+            // Each element gets a counter of its own.
+            writer.nest(NFTA_SET_EXPR, |one| {
+                one.text(NFTA_EXPR_NAME, "counter");
+                one.nest(NFTA_EXPR_DATA, |_| {});
+            });
+        }
     }
 
     /// Its elements in parts that fit a message each.

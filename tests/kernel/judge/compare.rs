@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mesh_init::backend::iptables::parse::parse;
+use mesh_init::backend::nftables;
 use mesh_init::eval::{Capture, Conn, Decision, Outcome, evaluate};
 use mesh_init::policy::validate::Request;
 use mesh_init::policy::{self, IfName, Inbound, Layout, Mode, RuleId};
 use mesh_init::rules::{Routing, RuleSet};
+use mesh_init::sys::nftables::Nftables;
 
 use super::attempt::{Attempt, Origin, Seen, Sends, all};
 use super::drawn::Dice;
@@ -70,10 +72,19 @@ impl fmt::Display for Judged {
 /// The rules of `variant` that the kernel shows, and the routing.
 pub(super) fn read_back(world: &World, variant: Variant) -> RuleSet {
     let mut rules = RuleSet::default();
-    for (family, of) in [(Family::V4, policy::Family::V4), (Family::V6, policy::Family::V6)] {
-        let text = save(&world.here, variant, family, &[]);
-        let read = parse(of, &text).unwrap_or_else(|why| panic!("{why:?} in {text}"));
-        rules.chains.extend(read.chains);
+    match variant {
+        Variant::Legacy | Variant::Nft => {
+            for (family, of) in [(Family::V4, policy::Family::V4), (Family::V6, policy::Family::V6)] {
+                let text = save(&world.here, variant, family, &[]);
+                let read = parse(of, &text).unwrap_or_else(|why| panic!("{why:?} in {text}"));
+                rules.chains.extend(read.chains);
+            }
+        }
+        Variant::Native => {
+            let everything = || Nftables::open().and_then(|nftables| nftables.everything());
+            let snapshot = world.here.run(everything).expect("the tables can be read");
+            rules.chains = nftables::decode(&snapshot.messages).rules.chains;
+        }
     }
     let present = world.here.run(mesh_init::host::routing::read).expect("the routing can be read");
     rules.routing = present.into_iter().map(|present| present.what).collect();
@@ -116,14 +127,14 @@ fn is_answered(policy: &Request, attempt: &Attempt, outcome: &Outcome) -> bool {
 
 /// The clauses that decide any connection.
 pub(super) fn deciding(policy: &Policy) -> BTreeSet<RuleId> {
-    let rules = policy.compiled();
+    let rules = policy.compiled(Variant::Legacy);
     let conns = attempts(&rules).into_iter().map(|attempt| conn(&attempt, 1));
     conns.filter_map(|conn| evaluate(&[&rules], &conn).clause()).collect()
 }
 
 /// Compares what is said of all connections, and makes some of each kind.
 pub(super) fn judge(world: &mut World, variant: Variant, policy: &Policy) -> Judged {
-    let (compiled, read) = (policy.compiled(), read_back(world, variant));
+    let (compiled, read) = (policy.compiled(variant), read_back(world, variant));
     let mut judged = Judged::default();
     let mut kinds: BTreeMap<String, Vec<Attempt>> = BTreeMap::new();
     let request = policy.request().unwrap_or_else(|faults| panic!("{policy}: {faults}"));

@@ -9,7 +9,7 @@ use mesh_init::policy::facts::Questions;
 use mesh_init::policy::validate::{self, Request};
 use mesh_init::policy::{Facts, Families, Ipv6};
 use mesh_init::rules::RuleSet;
-use mesh_init::rules::compile::compile;
+use mesh_init::rules::compile::{compile, native};
 
 use super::world::{RESOLVER, World};
 use crate::support::call::Call;
@@ -50,14 +50,18 @@ impl Policy {
 
     #[track_caller]
     pub(super) fn apply(&self, world: &World, variant: Variant) {
-        let flag = if self.is_letter() { "--force-iptables-binary" } else { "--iptables-variant" };
-        let words: Vec<_> = self.words().chain([flag, variant.name()]).collect();
+        let flags = match (variant, self.is_letter()) {
+            (Variant::Native, true) => vec!["--native-nftables"],
+            (Variant::Legacy | Variant::Nft, true) => vec!["--force-iptables-binary", variant.name()],
+            (_, false) => variant.flags().to_vec(),
+        };
+        let words: Vec<_> = self.words().chain(flags).collect();
         let call = Call::mesh_init(&world.here, &words);
         let call = self.env.iter().fold(call, |call, (name, value)| call.env(name, value));
         call.run().code(0);
     }
 
-    /// What the program makes of it.
+    /// What the program makes of the words.
     pub(super) fn request(&self) -> Result<Request, Faults> {
         let facts = Facts {
             resolvers: Family::BOTH.map(|family| RESOLVER.ip(family)).into(),
@@ -68,9 +72,14 @@ impl Policy {
         request(self.words(), &env.collect::<Vec<_>>(), |_| facts)
     }
 
+    /// The rules for iptables, or for nftables.
     #[track_caller]
-    pub(super) fn compiled(&self) -> RuleSet {
-        compiled(&self.request().unwrap_or_else(|faults| panic!("{self}: {faults}")))
+    pub(super) fn compiled(&self, variant: Variant) -> RuleSet {
+        let request = self.request().unwrap_or_else(|faults| panic!("{self}: {faults}"));
+        match variant {
+            Variant::Legacy | Variant::Nft => compiled(&request),
+            Variant::Native => native::native(&request.policy, request.layout, families(&request)),
+        }
     }
 }
 
@@ -98,9 +107,12 @@ pub(crate) fn request<'a>(
     }
 }
 
-pub(crate) fn compiled(Request { policy, layout, .. }: &Request) -> RuleSet {
-    let families = if policy.ipv6 == Ipv6::Off { Families::V4 } else { Families::Both };
-    compile(policy, *layout, families)
+pub(crate) fn compiled(request: &Request) -> RuleSet {
+    compile(&request.policy, request.layout, families(request))
+}
+
+fn families(request: &Request) -> Families {
+    if request.policy.ipv6 == Ipv6::Off { Families::V4 } else { Families::Both }
 }
 
 /// Each beside `before`.

@@ -4,7 +4,8 @@ use super::compare::judge;
 use super::policies::Policy;
 use super::world::World;
 use crate::support::command::Run;
-use crate::support::rules::{Family, Variant};
+use crate::support::netns::Netns;
+use crate::support::rules::{Family, Variant, native};
 
 /// A rule that somebody removes after the run: the compiled rules are no longer what the kernel does, and those that
 /// it shows are.
@@ -14,13 +15,28 @@ pub(super) fn a_missing_rule_is_noticed(variant: Variant) {
     policy.apply(&world, variant);
     let whole = judge(&mut world, variant, &policy);
     assert_eq!(whole.complaints().next(), None, "with all rules");
-    let rule = "-t nat -D ISTIO_OUTPUT -m owner --uid-owner 1337 -j RETURN";
-    let program = variant.program(Family::V4, "");
-    Run::new(&world.here, &program, &rule.split(' ').collect::<Vec<_>>()).ok();
+    without_the_proxy(&world.here, variant);
     let judged = judge(&mut world, variant, &policy);
     assert_eq!(judged.read, [""; 0], "by the rules that are there");
     let of_proxy = |line: &&String| line.contains(": out tcp uid=1337 ");
     let proxy = judged.compiled.iter().filter(of_proxy).count();
     assert!(proxy > 0, "expected the proxy's calls, seen {:?}", judged.compiled);
     assert_eq!(proxy, judged.compiled.len(), "expected nothing else, seen {:?}", judged.compiled);
+}
+
+/// Takes the rule for the proxy's user away.
+fn without_the_proxy(here: &Netns, variant: Variant) {
+    let line = if variant == Variant::Native {
+        let listed = native(here, Family::V4, &["-a"]);
+        let of_user = |line: &&str| line.trim_start().starts_with("meta skuid 1337 counter");
+        let rule =
+            listed.lines().find(of_user).unwrap_or_else(|| panic!("no rule for the user in\n{listed}"));
+        let (_, handle) = rule.split_once("# handle ").expect("a handle");
+        format!("nft delete rule ip mesh_init nat_outbound handle {handle}")
+    } else {
+        let program = variant.program(Family::V4, "");
+        format!("{program} -t nat -D ISTIO_OUTPUT -m owner --uid-owner 1337 -j RETURN")
+    };
+    let words: Vec<_> = line.split(' ').collect();
+    Run::new(here, words[0], &words[1..]).ok();
 }

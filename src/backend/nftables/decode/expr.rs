@@ -110,7 +110,9 @@ pub fn parse(list: Attributes<'_>) -> Vec<Expr> {
     elements.map(|(_, element)| expression(Attributes::of(element))).collect()
 }
 
-fn expression(element: Attributes<'_>) -> Expr {
+/// One expression.
+#[must_use]
+pub fn expression(element: Attributes<'_>) -> Expr {
     let name = element.text(NFTA_EXPR_NAME).unwrap_or_default();
     known(&name, element.nest(NFTA_EXPR_DATA)).unwrap_or(Expr::Other(name))
 }

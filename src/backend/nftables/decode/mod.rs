@@ -131,8 +131,9 @@ impl<'a> Dump<'a> {
         let mut sets = Vec::new();
         for ((of, table, name), held) in &self.sets {
             if let Some(family) = Family::both().find(|family| nfproto(*family) == *of && table == TABLE) {
-                let Held { key_type, key_length, flags, elements, .. } = held.clone();
-                sets.push(Set { family, name: name.clone(), key_type, key_length, flags, elements });
+                let Held { key_type, key_length, flags, counts, .. } = *held;
+                let elements = held.elements.iter().map(|(element, _)| element.clone()).collect();
+                sets.push(Set { family, name: name.clone(), key_type, key_length, flags, counts, elements });
             }
         }
         Ours { tables, asleep, sets, looked_into: BTreeSet::new() }
@@ -239,15 +240,30 @@ mod tests {
         ];
         let chains = vec![chain("there", vec![]), chain("in", rules)];
         let rules = RuleSet { chains, routing: vec![] };
-        for maps in [None, Some(2), Some(4), Some(5)] {
+        for (maps, number) in [(false, 3), (true, 1)] {
             let options = Options { maps };
             let lowered = crate::backend::nftables::encode::lower(&rules, options).unwrap();
-            assert_eq!(
-                lowered.chains[1].rules.len(),
-                if maps.is_some_and(|least| least < 5) { 1 } else { 4 }
-            );
+            assert_eq!(lowered.chains[1].rules.len(), number, "two of them are one by their verdict");
             assert_eq!(read(&rules, options), normal(&rules), "{maps:?}");
         }
+    }
+
+    #[test]
+    fn a_map_of_networks_is_rules_again() {
+        let rule = |id, nets: &str, verdict| {
+            let nets = Test::Destination(nets.split(',').map(|net| net.parse().unwrap()).collect());
+            Rule::new(id, is(&[nets]), verdict).comment("why")
+        };
+        let rules = vec![
+            rule(RuleId::OutboundLoopback, "127.0.0.1/32", Verdict::Return),
+            rule(RuleId::OutboundExcludeCidr, "0.0.0.0/7,127.0.0.0/32,255.0.0.0/8", Verdict::Return),
+            rule(RuleId::OutboundCidr, "127.0.0.2/31,10.0.0.0/8", Verdict::Jump("there".into())),
+        ];
+        let chains = vec![chain("there", vec![]), chain("out", rules)];
+        let rules = RuleSet { chains, routing: vec![] };
+        let lowered = crate::backend::nftables::encode::lower(&rules, Options::default()).unwrap();
+        assert_eq!((lowered.chains[1].rules.len(), lowered.sets.len()), (1, 1));
+        assert_eq!(read(&rules, Options::default()), normal(&rules));
     }
 
     #[test]

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 
 use super::expr::{self, Expr, Field};
 use super::field::{Meaning, Wanted, ports_of, stands_on};
-use super::set::{Entry, Held, Name};
+use super::set::{Held, Name};
 use crate::backend::nftables::abi::{
     NF_ACCEPT, NF_DROP, NF_NAT_RANGE_PROTO_SPECIFIED, NFT_CMP_EQ, NFT_CMP_GTE, NFT_CMP_LTE, NFT_CMP_NEQ,
     NFT_CONTINUE, NFT_CT_MARK, NFT_CT_ZONE, NFT_GOTO, NFT_JUMP, NFT_META_MARK, NFT_NAT_DNAT,
-    NFT_PAYLOAD_TRANSPORT_HEADER, NFT_RETURN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_RULE_USERDATA,
+    NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_RETURN, NFTA_RULE_EXPRESSIONS,
+    NFTA_RULE_HANDLE, NFTA_RULE_USERDATA,
 };
-use crate::backend::nftables::encode::rule::{protocol_in, protocol_of};
-use crate::backend::nftables::interval::{self, Interval};
+use crate::backend::nftables::encode::rule::{addresses, protocol_in, protocol_of};
+use crate::backend::nftables::interval::{Interval, cidrs};
 use crate::backend::nftables::set::Code;
 use crate::backend::nftables::wire::Attributes;
-use crate::backend::nftables::{comment, nfproto, text};
+use crate::backend::nftables::{comment, nfproto, text, vmap};
 use crate::policy::{Family, Mark, Port};
 use crate::rules::{Match, Place, Rule, Seen, Test, Verdict};
 
@@ -143,7 +144,7 @@ impl Scene<'_> {
         for mut rule in read {
             rule.id = rule.comment.as_deref().and_then(comment::id_of);
             let spec = text::rule(self.family, &rule);
-            let (packets, bytes) = reader.counted;
+            let (packets, bytes) = rule.seen.map_or(reader.counted, |seen| (seen.packets, seen.bytes));
             rule.seen = Some(Seen { spec, packets, bytes });
             // What TPROXY has left is dropped by the rule behind it: both are one.
             match rules.last_mut() {
@@ -183,45 +184,45 @@ impl Scene<'_> {
         Some(matches)
     }
 
-    /// A look-up of a port as the rules that it stands for; `None` if it is another, or the map is not known.
+    /// A look-up of a port or an address as the rules that it stands for; `None` if it is another, or the map is not
+    /// known.
     fn expand(&self, base: &Rule, map: &str, field: Option<Field>) -> Option<Vec<Rule>> {
-        let Field::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: offset @ (0 | 2), length: 2 } =
-            field?
-        else {
-            return None;
+        let (source, destination, width) = addresses(self.family);
+        let (tests, length): (fn(Family, Interval) -> Option<Test>, _) = match field? {
+            Field::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: offset @ (0 | 2), length: 2 }
+                if stands_on(&Test::DestinationPort(Vec::new()), protocol_of(base)) =>
+            {
+                let ports: fn(_, Interval) -> Option<Test> = match offset {
+                    0 => |_, interval| Some(Test::SourcePort(vec![ports_of(interval)?])),
+                    _ => |_, interval| Some(Test::DestinationPort(vec![ports_of(interval)?])),
+                };
+                (ports, 2)
+            }
+            // In a table for both families it may be the beginning of an address of the other one.
+            Field::Payload { base: NFT_PAYLOAD_NETWORK_HEADER, offset, length }
+                if self.of == nfproto(self.family) && length == width =>
+            {
+                let networks: fn(_, Interval) -> Option<Test> = match offset {
+                    _ if offset == source => |family, interval| Some(Test::Source(cidrs(family, interval))),
+                    _ if offset == destination => {
+                        |family, interval| Some(Test::Destination(cidrs(family, interval)))
+                    }
+                    _ => return None,
+                };
+                (networks, usize::try_from(length).ok()?)
+            }
+            _ => return None,
         };
-        if !stands_on(&Test::DestinationPort(Vec::new()), protocol_of(base)) {
-            return None;
-        }
-        let entries = self.entries(map, 2)?;
-        let rule = |intervals: Vec<Interval>, code: &Code, userdata: &[u8]| {
-            let ranges = interval::merged(intervals).into_iter().map(ports_of).collect::<Option<Vec<_>>>()?;
-            let test = if offset == 0 { Test::SourcePort(ranges) } else { Test::DestinationPort(ranges) };
-            let mut matches = base.matches.clone();
-            matches.push(Match::is(test));
-            let comment = comment::read(userdata).or_else(|| base.comment.clone());
-            Some(Rule { matches, verdict: verdict(code), comment, ..base.clone() })
-        };
-        let mut of_rule: BTreeMap<u16, Vec<&Entry<'_>>> = BTreeMap::new();
-        for entry in &entries {
-            of_rule.entry(comment::read_index(entry.2).unwrap_or(u16::MAX)).or_default().push(entry);
-        }
         let mut rules = Vec::new();
-        for (index, entries) in of_rule {
-            let (_, code, userdata) = entries.first()?;
-            let said = |entry: &Entry<'_>| (entry.1.cloned(), comment::read(entry.2));
-            let together =
-                entries.windows(2).all(|two| two.iter().map(|entry| said(entry)).is_sorted_by(|a, b| a == b));
-            if index != u16::MAX && together {
-                let intervals = entries.iter().map(|(interval, ..)| *interval).collect();
-                rules.push(rule(intervals, (*code)?, userdata)?);
-                continue;
-            }
-            for (interval, code, userdata) in entries {
-                rules.push(rule(vec![*interval], (*code)?, userdata)?);
-            }
+        for (interval, code, userdata, [packets, bytes]) in self.entries(map, length)? {
+            let mut rule = Rule { verdict: verdict(code?), ..base.clone() };
+            rule.matches.push(Match::is(tests(self.family, interval)?));
+            rule.comment = comment::read(userdata).or(rule.comment);
+            rule.id = rule.comment.as_deref().and_then(comment::id_of);
+            rule.seen = Some(Seen { spec: String::new(), packets, bytes });
+            rules.push(rule);
         }
-        Some(rules)
+        Some(vmap::together(self.family, &rules))
     }
 }
 

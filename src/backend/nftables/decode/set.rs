@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::expr::verdict;
+use super::expr::{self, Expr, verdict};
 use crate::backend::nftables::abi::{
     NFT_DATA_VERDICT, NFT_SET_CONCAT, NFT_SET_ELEM_CATCHALL, NFT_SET_ELEM_INTERVAL_END, NFT_SET_EVAL,
     NFT_SET_INTERVAL, NFT_SET_MAP, NFT_SET_TIMEOUT, NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_LIST_ELEM,
-    NFTA_SET_DATA_TYPE, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_FLAGS, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_KEY_END,
-    NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_USERDATA,
-    NFTA_SET_FLAGS, NFTA_SET_KEY_LEN, NFTA_SET_KEY_TYPE, NFTA_SET_NAME, NFTA_SET_TABLE,
+    NFTA_SET_DATA_TYPE, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_EXPR, NFTA_SET_ELEM_FLAGS, NFTA_SET_ELEM_KEY,
+    NFTA_SET_ELEM_KEY_END, NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE,
+    NFTA_SET_ELEM_USERDATA, NFTA_SET_EXPR, NFTA_SET_FLAGS, NFTA_SET_KEY_LEN, NFTA_SET_KEY_TYPE,
+    NFTA_SET_NAME, NFTA_SET_TABLE,
 };
 use crate::backend::nftables::interval::{Interval, highest};
 use crate::backend::nftables::set::{Code, Element};
@@ -26,14 +27,16 @@ pub struct Held {
     pub key_length: usize,
     /// `NFT_SET_*`.
     pub flags: u32,
-    /// As they were read.
-    pub elements: Vec<Element>,
+    /// Each element counts.
+    pub counts: bool,
+    /// As they were read, each with the packets and bytes that it has counted.
+    pub elements: Vec<(Element, [u64; 2])>,
     /// An element is of a kind that is not understood.
     pub strange: bool,
 }
 
-/// An interval of keys, and what a map says of them.
-pub type Entry<'a> = (Interval, Option<&'a Code>, &'a [u8]);
+/// An interval of keys, what a map says of them, userdata, and the packets and bytes that were counted.
+pub type Entry<'a> = (Interval, Option<&'a Code>, &'a [u8], [u64; 2]);
 
 /// Keeps a set's description.
 pub fn describe(sets: &mut BTreeMap<Name, Held>, message: Message<'_>) {
@@ -43,6 +46,7 @@ pub fn describe(sets: &mut BTreeMap<Name, Held>, message: Message<'_>) {
     set.key_type = data.u32(NFTA_SET_KEY_TYPE).unwrap_or(0);
     set.key_length = data.u32(NFTA_SET_KEY_LEN).and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
     set.flags = data.u32(NFTA_SET_FLAGS).unwrap_or(0);
+    set.counts = expr::expression(data.nest(NFTA_SET_EXPR)) == Expr::Counter(0, 0);
     // Answers that are not verdicts are not understood.
     set.strange |= data.u32(NFTA_SET_DATA_TYPE).is_some_and(|kind| kind != NFT_DATA_VERDICT && set.is_map());
 }
@@ -64,12 +68,17 @@ pub fn fill(sets: &mut BTreeMap<Name, Held>, message: Message<'_>) {
             set.strange = true;
             continue;
         };
-        set.elements.push(Element {
+        let counted = match expr::expression(element.nest(NFTA_SET_ELEM_EXPR)) {
+            Expr::Counter(packets, bytes) => [packets, bytes],
+            _ => [0; 2],
+        };
+        let element = Element {
             key: key.to_vec(),
             end: flags & NFT_SET_ELEM_INTERVAL_END != 0,
             verdict: verdict(element.nest(NFTA_SET_ELEM_DATA).nest(NFTA_DATA_VERDICT)),
             userdata: element.get(NFTA_SET_ELEM_USERDATA).unwrap_or_default().to_vec(),
-        });
+        };
+        set.elements.push((element, counted));
     }
 }
 
@@ -92,13 +101,13 @@ impl Held {
             return None;
         }
         let mut elements = Vec::with_capacity(self.elements.len());
-        for element in &self.elements {
-            elements.push((number(&element.key, length)?, !element.end, element));
+        for (element, counted) in &self.elements {
+            elements.push((number(&element.key, length)?, !element.end, element, *counted));
         }
-        elements.sort_by_key(|(number, begins, _)| (*number, *begins));
+        elements.sort_by_key(|(number, begins, ..)| (*number, *begins));
         let mut entries = Vec::with_capacity(elements.len());
         let mut rest = elements.iter().peekable();
-        while let Some((first, begins, element)) = rest.next() {
+        while let Some((first, begins, element, counted)) = rest.next() {
             if !begins {
                 continue;
             }
@@ -109,7 +118,7 @@ impl Held {
                 None => highest(u32::try_from(length * 8).ok()?),
             };
             let interval = Interval { first: *first, last };
-            entries.push((interval, element.verdict.as_ref(), element.userdata.as_slice()));
+            entries.push((interval, element.verdict.as_ref(), element.userdata.as_slice(), *counted));
         }
         Some(entries)
     }

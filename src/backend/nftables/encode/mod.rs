@@ -13,6 +13,7 @@ use super::abi::{
     NFTA_TABLE_FLAGS, NFTA_TABLE_NAME, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL,
 };
 use super::set::Set;
+use super::vmap::Part;
 use super::{Batch, TABLE, nfproto, normal, table, vmap, word};
 use crate::error::{Error, Result};
 use crate::policy::Family;
@@ -21,14 +22,26 @@ use crate::rules::{Base, Chain, Hook, Kind, RuleSet};
 /// How rules are spelled, where there is a choice. None changes what they mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// At least so many rules in a row that differ in nothing but port and verdict become one look-up, which
-    /// counts for none of them; `None`: every rule stays a rule.
-    pub maps: Option<usize>,
+    /// Rules in a row that differ in nothing but port, or network, and verdict become one look-up in a verdict map,
+    /// where that is shorter; without it every rule stays a rule.
+    pub maps: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { maps: Some(vmap::WORTH) }
+        Options { maps: true }
+    }
+}
+
+impl Options {
+    /// Those for a kernel of that release (`/proc/sys/kernel/osrelease`). Elements of a map have counters since 5.7
+    /// (linux/netfilter/nf_tables.h, `NFTA_SET_EXPR`); a kernel before that would make the map without a word, and count
+    /// nothing.
+    #[must_use]
+    pub fn of_release(release: &str) -> Options {
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().ok());
+        let version = numbers.next().flatten().zip(numbers.next().flatten());
+        Options { maps: version.is_some_and(|version| version >= (5, 7)) }
     }
 }
 
@@ -89,10 +102,13 @@ pub fn lower(rules: &RuleSet, options: Options) -> Result<Tables> {
         }
         let mut lowered = Vec::with_capacity(chain.rules.len());
         let mut number = 0;
-        for run in vmap::runs(&chain.rules, options.maps) {
-            let made = if run.len() > 1 { vmap::lower(chain.family, run) } else { each(chain.family, run) };
+        for part in vmap::parts(chain.family, &chain.rules, options.maps) {
+            let (rules, made) = match part {
+                Part::Rule(rule) => (1, rule::lower(chain.family, rule)),
+                Part::Map(run, map) => (run.len(), vmap::lower(chain.family, map).map(|one| vec![one])),
+            };
             let made = made.map_err(|why| fault(chain, number + 1, &why))?;
-            number += run.len();
+            number += rules;
             for (rule, sets) in made {
                 lowered.push(rule);
                 for set in sets
@@ -112,11 +128,6 @@ pub fn lower(rules: &RuleSet, options: Options) -> Result<Tables> {
 
 /// A rule that was lowered, and the sets that it looks into.
 pub type WithSets = (Lowered, Vec<Set>);
-
-fn each(family: Family, rules: &[crate::rules::Rule]) -> std::result::Result<Vec<WithSets>, String> {
-    let made: std::result::Result<Vec<_>, _> = rules.iter().map(|rule| rule::lower(family, rule)).collect();
-    Ok(made?.concat())
-}
 
 fn fault(chain: &Chain, number: usize, why: &str) -> Error {
     let (family, name) = (word(chain.family), &chain.name);
@@ -261,6 +272,16 @@ mod tests {
         let mut rules = chain(vec![]);
         rules.chains[0].table = Table::Nat;
         assert!(create(&rules, Options::default()).is_err());
+    }
+
+    #[test]
+    fn maps_are_for_kernels_that_count_in_them() {
+        for release in ["5.7", "5.10.0-30-amd64", "6.1.0", "10.0-rc1"] {
+            assert!(Options::of_release(release).maps, "{release}");
+        }
+        for release in ["5.6.19", "4.18.0-553.el8_10.x86_64", "", "5", "x.y", "99999999999.1"] {
+            assert!(!Options::of_release(release).maps, "{release}");
+        }
     }
 
     #[test]
