@@ -57,12 +57,12 @@ fn hosts() -> (Netns, Netns) {
 const TABLE: &str = "\
 table ip docker-dns {
 	chain output {
-		type nat hook output priority dstnat; policy accept;
+		type nat hook output priority -100; policy accept;
 		ip daddr 127.0.0.11 tcp dport 53 counter dnat to 127.0.0.11:38786
 		ip daddr 127.0.0.11 udp dport 53 counter dnat to 127.0.0.11:35949
 	}
 	chain postrouting {
-		type nat hook postrouting priority srcnat; policy accept;
+		type nat hook postrouting priority 100; policy accept;
 		ip saddr 127.0.0.11 tcp sport 38786 counter snat to :53
 		ip saddr 127.0.0.11 udp sport 35949 counter snat to :53
 	}

@@ -147,10 +147,10 @@ fn every_word() {
         (of(vec![tcp()], accept()), "meta l4proto tcp counter"),
         (of(not(Test::Protocol(Protocol::Other("sctp".into()))), accept()), "meta l4proto != sctp counter"),
         (of(on(ports(&[80])), accept()), "tcp dport 80 counter"),
-        (of(on(range.clone()), accept()), "tcp dport 8000-8080 counter"),
-        (of(vec![tcp(), Match::not(range)], accept()), "tcp dport != 8000-8080 counter"),
+        (of(vec![tcp(), Match::not(range.clone())], accept()), "tcp dport != 8000-8080 counter"),
         (of(on(ports(&[80, 443, 65535])), accept()), "tcp dport @ports_"),
         (of(on(Test::SourcePort(vec![port(53).into()])), accept()), "tcp sport 53 counter"),
+        (of(on(range), accept()), "tcp dport 8000-8080 counter"),
         (of(on(Test::FirstPacket), accept()), "tcp flags syn / fin,syn,rst,ack counter"),
         (of(vec![tcp(), Match::not(Test::FirstPacket)], accept()), "tcp flags != syn / fin,syn,rst,ack"),
         (
@@ -484,6 +484,8 @@ fn mapped(family: Family) -> RuleSet {
         |id, list: &[&str], verdict| Rule::new(id, vec![Match::is(Test::Destination(nets(list)))], verdict);
     let jump = || Verdict::Jump("there".into());
     let (back, none) = (|| Verdict::Return, || Rule::new(RuleId::OutboundAll, vec![], Verdict::Continue));
+    let onward = |name: &str| Rule::new(RuleId::OutboundHook, vec![tcp()], Verdict::Jump(name.into()));
+    let udp = vec![Match::is(Test::Protocol(Protocol::Udp))];
     let [one, some, rest]: [&[&str]; 3] = match family {
         Family::V4 => [&["127.0.0.1/32"], &["127.0.0.2/32", "127.0.1.0/24"], &["10.0.0.0/8", "127.0.2.0/23"]],
         Family::V6 => [&["::1/128"], &["::2/128", "fd00::/16"], &["::3/128", "fe00::/7"]],
@@ -524,9 +526,13 @@ fn mapped(family: Family) -> RuleSet {
             family,
             "out",
             Some(nat_output()),
-            ["ranges", "networks", "singles"]
-                .map(|name| Rule::new(RuleId::OutboundHook, vec![tcp()], Verdict::Jump(name.into())))
-                .into(),
+            vec![
+                onward("ranges"),
+                onward("networks"),
+                onward("singles"),
+                // conntrack, and with it chains of type nat, begins where something is translated.
+                Rule::new(RuleId::DnsCapture, udp, Verdict::Redirect(port(15053))),
+            ],
         ),
     ])
 }
