@@ -103,6 +103,17 @@ pub enum Parsed {
         /// Words that it does not take.
         faults: Faults,
     },
+    /// `watch --trace`.
+    Trace {
+        /// Which packets, as it was typed.
+        filter: String,
+        /// After how many packets to end; never if `None`.
+        count: Option<u32>,
+        /// With which flags.
+        flags: Raw,
+        /// Words that it does not take.
+        faults: Faults,
+    },
     /// `istio-iptables`, by that name or as the first word.
     Istio(Istio),
     /// Help or version, asked for.
@@ -125,6 +136,7 @@ Examples:
   mesh-init status                              what is captured here
   mesh-init verify                              does it hold: tries connections
   mesh-init explain --live out tcp 10.1.2.3:80  what becomes of it here, and by which rule
+  mesh-init watch --trace out tcp :80           the way of each packet through the rules
   mesh-init clean                               take it all away
   mesh-init istio-iptables -p 15001 -z 15006 …  as istio-iptables, rule for rule
 
@@ -178,7 +190,19 @@ fn command() -> Command {
         command
             .args(arguments(Verb::Status.parts()))
             .arg(number("interval", "SECONDS", "between two looks [default: 1]").value_parser(seconds))
-            .arg(number("count", "N", "end after N looks").value_parser(value_parser!(u32).range(1..)))
+            .arg(
+                number("count", "N", "end after N looks, or packets")
+                    .value_parser(value_parser!(u32).range(1..)),
+            )
+            .arg(
+                number(
+                    TRACE,
+                    "CONNECTION",
+                    "follow the packets of a connection from rule to rule; what is left out may be anything",
+                )
+                .num_args(0..)
+                .conflicts_with("interval"),
+            )
     };
     let live = |command: Command| {
         let help = "what apply would send now, by the state of this machine";
@@ -241,6 +265,8 @@ fn command() -> Command {
         .subcommand(verb("confirm", "Keep what was applied with --confirm-within").defer(looks))
 }
 
+/// The name of what makes `watch` follow packets.
+const TRACE: &str = "trace";
 /// Names of what `explain` alone takes.
 const LIVE: &str = "explain-live";
 const MATRIX: &str = "explain-all";
@@ -367,7 +393,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
     if let Some(words) = istio_words(&words) {
         return parse_istio(words);
     }
-    let words = match words.get(1).is_some_and(|word| word == "explain") {
+    let words = match words.get(1).is_some_and(|word| word == "explain" || word == "watch") {
         // It looks like a flag, and would take those after it for connections.
         true => words.into_iter().map(|word| if word == ARROW { ARROW_KEPT.into() } else { word }).collect(),
         false => words,
@@ -387,6 +413,13 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
         }
         Some(("explain", matches)) => return parse_explain(matches, faults),
         Some(("confirm", matches)) => (Verb::Confirm, matches, true),
+        Some(("watch", matches)) if matches.contains_id(TRACE) => {
+            let words = given(matches, TRACE).unwrap_or_default();
+            let filter = words.join(" ").replace(ARROW_KEPT, ARROW);
+            let watch = Verb::Watch { interval: 1, count: None };
+            let flags = flags::parse(watch.parts(), |long| given(matches, long));
+            return Parsed::Trace { filter, count: matches.get_one("count").copied(), flags, faults };
+        }
         Some(("watch", matches)) => {
             let interval = matches.get_one("interval").copied().unwrap_or(1);
             (Verb::Watch { interval, count: matches.get_one("count").copied() }, matches, true)

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 // musl's own allocator maps and unmaps pages for every few kilobytes, which is a third of a short run.
 #[global_allocator]
-static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+static ALLOCATOR: mesh_init::sys::alloc::Allocator = mesh_init::sys::alloc::Allocator::new();
 
 fn main() -> ExitCode {
     let answer =

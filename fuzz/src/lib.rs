@@ -16,7 +16,7 @@ use mesh_init::backend::iptables::{parse, render};
 use mesh_init::backend::nftables::{Options, create, decode, normal, table as nftables_table};
 use mesh_init::backend::{Observed, plan};
 use mesh_init::cli::{self, Istio, Parsed, Verb};
-use mesh_init::eval::{Conn, Outcome, evaluate, sockets};
+use mesh_init::eval::{Conn, Filter, Outcome, evaluate, sockets};
 use mesh_init::input::istio as flags_of_istio;
 use mesh_init::input::{Faults, Key, Origin, Raw, config as config_file, env_file as env_text};
 use mesh_init::policy::istio as istio_meant;
@@ -66,6 +66,14 @@ pub fn flags(data: &[u8]) {
         Parsed::Explain { asked, flags, faults } => {
             asked.connections.iter().for_each(|text| connection(text.as_bytes()));
             judge(&flags, faults);
+        }
+        Parsed::Trace { filter, flags, .. } => {
+            if let Err(why) = filter.parse::<Filter>() {
+                assert!(!why.is_empty(), "a fault without words");
+            }
+            if let Err(faults) = validate::settings(&flags, Faults::default()) {
+                told(&faults);
+            }
         }
         Parsed::Istio(given) => istio(&given, &[]),
         Parsed::Answer(text) | Parsed::Misuse(text) => assert!(!text.is_empty(), "an answer without words"),
@@ -125,7 +133,7 @@ pub fn istio_iptables(data: &[u8]) {
     match cli::parse(std::iter::once("istio-iptables".into()).chain(words)) {
         Parsed::Istio(given) => istio(&given, &environment),
         Parsed::Answer(text) | Parsed::Misuse(text) => assert!(!text.is_empty(), "an answer without words"),
-        other @ (Parsed::Call { .. } | Parsed::Explain { .. }) => {
+        other @ (Parsed::Call { .. } | Parsed::Explain { .. } | Parsed::Trace { .. }) => {
             panic!("called by its name it is {other:?}")
         }
     }

@@ -224,11 +224,11 @@ impl Builder {
     }
 }
 
-fn has_ports(protocol: &Protocol) -> bool {
+pub(super) fn has_ports(protocol: &Protocol) -> bool {
     matches!(protocol, Protocol::Tcp | Protocol::Udp)
 }
 
-fn is_no(text: &str, what: &str) -> String {
+pub(super) fn is_no(text: &str, what: &str) -> String {
     format!("{}: not an {what}", told(text))
 }
 
@@ -257,7 +257,7 @@ fn protocol(name: &str) -> Option<Protocol> {
 }
 
 /// Decimal, or hexadecimal after `0x`.
-fn number(key: &str, text: &str) -> Result<u32, String> {
+pub(super) fn number(key: &str, text: &str) -> Result<u32, String> {
     let number = match text.strip_prefix("0x") {
         Some(digits) => u32::from_str_radix(digits, 16),
         None => text.parse(),

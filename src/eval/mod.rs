@@ -2,6 +2,7 @@
 
 pub mod conn;
 pub mod decision;
+pub mod filter;
 mod opaque;
 pub mod probing;
 pub mod sockets;
@@ -10,4 +11,5 @@ mod walk;
 
 pub use conn::Conn;
 pub use decision::{Capture, Decision, Outcome};
+pub use filter::Filter;
 pub use walk::evaluate;

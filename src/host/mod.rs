@@ -9,6 +9,7 @@ pub mod observe;
 pub mod preflight;
 pub mod probe;
 pub mod routing;
+pub mod trace;
 
 pub use machine::Machine;
 

@@ -24,7 +24,10 @@ pub fn read() -> Result<RuleSet> {
 /// # Errors
 /// The kernel refuses to tell.
 pub fn everything() -> Result<(RuleSet, Vec<String>)> {
-    let decoded = decode(&Nftables::open()?.everything()?.messages);
+    let mut decoded = decode(&Nftables::open()?.everything()?.messages);
+    // What `watch --trace` marks packets by decides nothing.
+    let marks = |table: &Table| matches!(table, Table::Other(name) if name == nftables::trace::TABLE);
+    decoded.rules.chains.retain(|chain| !marks(&chain.table));
     Ok((decoded.rules, decoded.beyond))
 }
 

@@ -7,6 +7,7 @@ mod matrix;
 mod outcome;
 mod planned;
 mod status;
+mod traced;
 mod verified;
 mod watched;
 
@@ -17,6 +18,7 @@ pub use matrix::{Differences, Matrix};
 pub use outcome::{Applied, Cleaned, Confirmed};
 pub use planned::Planned;
 pub use status::{Counter, Status};
+pub use traced::Traced;
 pub use verified::{Checked, How, Verified};
 pub use watched::Watched;
 

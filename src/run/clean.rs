@@ -6,6 +6,7 @@ use crate::backend::claim::Claim;
 use crate::backend::ownership::{self, Ahead};
 use crate::backend::plan;
 use crate::error::Result;
+use crate::host::trace::Left;
 use crate::host::{self, namespace, observe, preflight};
 use crate::policy::settings::{Settings, Variant};
 use crate::report::Cleaned;
@@ -31,7 +32,7 @@ pub(super) fn run(settings: &Settings, named: RuleSet, environment: &Environment
         ),
         false => format!("{} (left: it is not ours)", ahead.text),
     };
-    let notes = Variant::ALL.into_iter().flat_map(ahead).map(told).collect();
+    let mut notes: Vec<String> = Variant::ALL.into_iter().flat_map(ahead).map(told).collect();
     let nothing = RuleSet::default();
     let choice = Choice { variant: Variant::Nft, reason: "" };
     let plan = plan::plan(&nothing, choice.variant, &observed);
@@ -39,5 +40,11 @@ pub(super) fn run(settings: &Settings, named: RuleSet, environment: &Environment
         apply::holds(&nothing, &choice, observed, purpose)
     })?;
     confirm::overtake();
-    Ok(Cleaned { changed: plan.changes(), notes })
+    let mut changed = plan.changes();
+    let left = host::trace::clean()?;
+    changed.extend(left.removed());
+    if let Left::Running(port) = left {
+        notes.push(format!("a trace goes on (netlink port {port}): what marks packets for it goes with it"));
+    }
+    Ok(Cleaned { changed, notes })
 }

@@ -187,7 +187,7 @@ fn live(settings: &Settings, environment: &Environment) -> crate::error::Result<
 }
 
 /// The rules of `variant`, each of ours with the clause that it stands for.
-fn annotated(observed: &Observed, variant: Variant) -> (RuleSet, Option<CapturePolicy>) {
+pub(super) fn annotated(observed: &Observed, variant: Variant) -> (RuleSet, Option<CapturePolicy>) {
     let rules = observed.of(variant);
     let families = match rules.chains.iter().any(|chain| chain.family == Family::V6) {
         true => Families::Both,
@@ -263,7 +263,11 @@ fn policy(text: &str) -> Result<Rules, Faults> {
         match cli::parse(words.map(Into::into)) {
             Parsed::Call { verb: Verb::Plan { live: false }, flags, faults, .. } => (flags, faults),
             Parsed::Misuse(why) => return Err(misused(why.lines().next().unwrap_or_default())),
-            Parsed::Call { .. } | Parsed::Explain { .. } | Parsed::Istio(_) | Parsed::Answer(_) => {
+            Parsed::Call { .. }
+            | Parsed::Explain { .. }
+            | Parsed::Trace { .. }
+            | Parsed::Istio(_)
+            | Parsed::Answer(_) => {
                 return Err(misused("is no policy"));
             }
         }

@@ -9,6 +9,7 @@ mod istio;
 mod plan;
 mod recover;
 mod status;
+mod trace;
 mod verify;
 mod watch;
 
@@ -37,6 +38,11 @@ pub fn main(words: Vec<OsString>, environment: &Environment) -> Answer {
         Parsed::Call { verb, flags, explicit, faults } => (verb, flags, explicit, faults),
         Parsed::Explain { asked, flags, faults } => {
             return explain::main(&asked, flags, faults, environment);
+        }
+        Parsed::Trace { filter, count, flags, faults } => {
+            let watch = Verb::Watch { interval: 1, count };
+            let given = input::gather(watch.parts(), flags, faults, environment);
+            return trace::main(&filter, count, given, environment);
         }
         Parsed::Istio(given) => return istio::main(&given, environment),
         Parsed::Answer(text) => return Answer { stdout: text, ..Answer::default() },

@@ -1,5 +1,6 @@
 //! Effects, and nothing else: programs, namespaces, netlink, files, capabilities. The only place with `unsafe`. Nothing here knows what a policy or a rule is.
 
+pub mod alloc;
 pub mod exec;
 pub mod fs;
 pub mod holder;
@@ -9,6 +10,7 @@ pub mod lock;
 mod message;
 pub mod netns;
 pub mod nftables;
+pub mod nftrace;
 pub mod privilege;
 pub mod probe;
 pub mod routing;

@@ -5,6 +5,7 @@
 
 #![expect(unsafe_code, reason = "two options of netlink sockets have no safe wrapper")]
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -57,7 +58,12 @@ const OVERHEAD: usize = 32;
 #[derive(Debug)]
 pub struct Nftables {
     fd: OwnedFd,
+    /// What one datagram is read into.
+    buffer: RefCell<Vec<u8>>,
 }
+
+/// More than the kernel puts into a datagram of its own accord (netlink_recvmsg() in net/netlink/af_netlink.c).
+const DATAGRAM: usize = 64 << 10;
 
 /// What was read, all of one generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +92,7 @@ impl Nftables {
         // Older kernels do without.
         option(&fd, libc::NETLINK_CAP_ACK);
         option(&fd, libc::NETLINK_EXT_ACK);
-        Ok(Nftables { fd })
+        Ok(Nftables { fd, buffer: RefCell::new(vec![0; DATAGRAM]) })
     }
 
     /// Commits a batch: all of it, or nothing. `objects` says for each of its messages what that is about, and what
@@ -256,7 +262,7 @@ impl Nftables {
     /// Reads up to the end of an answer, all of it even if it is of two generations.
     fn collect(&self, into: &mut Vec<u8>) -> nix::Result<()> {
         let mut interrupted = false;
-        let mut buffer = vec![0; 64 << 10];
+        let mut buffer = self.buffer.borrow_mut();
         loop {
             let count = self.receive(&mut buffer, MsgFlags::empty())?;
             let datagram = buffer.get(..count).unwrap_or_default();
@@ -295,7 +301,7 @@ impl Nftables {
     /// All answers to a batch: up to the acknowledgement of its last message or an error, and what came with it.
     fn answers(&self, awaited: u32) -> nix::Result<Vec<Answer>> {
         let mut answers: Vec<Answer> = Vec::new();
-        let mut buffer = vec![0; 64 << 10];
+        let mut buffer = self.buffer.borrow_mut();
         let mut flags = MsgFlags::empty();
         loop {
             match self.receive(&mut buffer, flags) {

@@ -61,6 +61,7 @@ mod self_check;
 mod status;
 mod telling;
 mod tools;
+mod trace;
 mod undo;
 mod upstream;
 mod verify;
@@ -91,6 +92,7 @@ fn main() -> ExitCode {
         failing::cases(),
         locks::cases(),
         tools::cases(),
+        trace::cases(),
         privilege::cases(),
         namespace::cases(),
         input::cases(),

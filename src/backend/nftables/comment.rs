@@ -34,6 +34,10 @@ pub fn id_of(comment: &str) -> Option<RuleId> {
 
 /// At most [`LONGEST`] bytes, whole letters, none of them a NUL or a line's end.
 fn cut(text: &str) -> String {
+    // Nearly every comment fits as it is.
+    if text.len() <= LONGEST && text.is_ascii() && !text.bytes().any(|byte| byte.is_ascii_control()) {
+        return text.to_owned();
+    }
     let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let end = plain.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= LONGEST).last();
     plain.get(..end.unwrap_or(0)).unwrap_or_default().to_owned()

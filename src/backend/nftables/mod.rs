@@ -18,6 +18,7 @@ pub mod plan;
 pub mod script;
 pub mod set;
 pub mod text;
+pub mod trace;
 pub mod vmap;
 pub mod wire;
 

@@ -35,10 +35,13 @@ pub fn plan(wanted: &RuleSet, there: &Decoded, options: Options) -> Result<Vec<B
     if there.ours.tables.is_empty() {
         return Ok(vec![create(wanted, options)?]);
     }
-    let tables = lower(wanted, options)?;
     let there = There::of(there);
     let equal = there.equals(wanted);
     let mut batches = Vec::new();
+    if equal && there.sets.is_empty() {
+        return Ok(batches);
+    }
+    let tables = lower(wanted, options)?;
     // What is equal may be spelled in another way, and looks into other sets than we would make.
     let used =
         if equal { there.decoded.ours.looked_into.clone() } else { tables.sets.iter().map(key).collect() };

@@ -29,7 +29,9 @@ fn request(args: &[&str]) -> Request {
         Parsed::Call { flags, .. } => {
             validate::request(&flags, &Facts::default(), Faults::default()).expect("a valid request")
         }
-        Parsed::Istio(_) | Parsed::Explain { .. } => panic!("not a verb that makes rules"),
+        Parsed::Istio(_) | Parsed::Explain { .. } | Parsed::Trace { .. } => {
+            panic!("not a verb that makes rules")
+        }
         Parsed::Answer(text) | Parsed::Misuse(text) => panic!("{text}"),
     }
 }
