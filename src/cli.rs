@@ -1,10 +1,12 @@
 //! The command line's shape, made from the table of options. No meaning here: values stay text.
 
+mod watch;
+
 use std::ffi::OsString;
 
 use clap::builder::ValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::input::istio::{FLAGS, Shape};
 use crate::input::options::{Key, Kind, OPTIONS, Part, option};
@@ -182,28 +184,7 @@ fn command() -> Command {
     let verb = |name: &'static str, about: &'static str| Command::new(name).about(about);
     let rules = |command: Command| command.args(arguments(Verb::Apply.parts()));
     let looks = |command: Command| command.args(arguments(Verb::Status.parts()));
-    let watches = |command: Command| {
-        let number = |id: &'static str, value: &'static str, help: &'static str| {
-            Arg::new(id).long(id).value_name(value).help(help)
-        };
-        let seconds = value_parser!(u16).range(1..=3600);
-        command
-            .args(arguments(Verb::Status.parts()))
-            .arg(number("interval", "SECONDS", "between two looks [default: 1]").value_parser(seconds))
-            .arg(
-                number("count", "N", "end after N looks, or packets")
-                    .value_parser(value_parser!(u32).range(1..)),
-            )
-            .arg(
-                number(
-                    TRACE,
-                    "CONNECTION",
-                    "follow the packets of a connection from rule to rule; what is left out may be anything",
-                )
-                .num_args(0..)
-                .conflicts_with("interval"),
-            )
-    };
+    let watches = |command: Command| command.args(arguments(Verb::Status.parts())).args(watch::arguments());
     let live = |command: Command| {
         let help = "what apply would send now, by the state of this machine";
         command
@@ -217,7 +198,7 @@ fn command() -> Command {
         command
             .args(arguments(Verb::Apply.parts()))
             .arg(switch("strict", "what could not be tried does not count as captured"))
-            .arg(switch("quick", "read the rules only, try no connection").conflicts_with("strict"))
+            .arg(switch("quick", "read the rules only, try no connection"))
             .arg(switch("repair", "apply again what does not hold; needs the policy's flags or files"))
     };
     let explains = |command: Command| {
@@ -235,14 +216,13 @@ fn command() -> Command {
         command
             .args(policy)
             .arg(switch(LIVE, "live", "by the rules that the kernel holds now, whoever made them"))
-            .arg(switch(MATRIX, "all", "one connection of every kind, as a table").conflicts_with(CONNECTION))
+            .arg(switch(MATRIX, "all", "one connection of every kind, as a table"))
             .arg(
                 Arg::new(DIFF)
                     .long("diff")
                     .num_args(2)
                     .value_names(["A", "B"])
                     .allow_hyphen_values(true)
-                    .conflicts_with_all([CONNECTION, MATRIX, LIVE])
                     .help("what two policies (files, or flags in quotes) decide differently"),
             )
             .arg(Arg::new(CONNECTION).num_args(0..).value_name("CONNECTION").help(form))
@@ -265,8 +245,6 @@ fn command() -> Command {
         .subcommand(verb("confirm", "Keep what was applied with --confirm-within").defer(looks))
 }
 
-/// The name of what makes `watch` follow packets.
-const TRACE: &str = "trace";
 /// Names of what `explain` alone takes.
 const LIVE: &str = "explain-live";
 const MATRIX: &str = "explain-all";
@@ -413,17 +391,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
         }
         Some(("explain", matches)) => return parse_explain(matches, faults),
         Some(("confirm", matches)) => (Verb::Confirm, matches, true),
-        Some(("watch", matches)) if matches.contains_id(TRACE) => {
-            let words = given(matches, TRACE).unwrap_or_default();
-            let filter = words.join(" ").replace(ARROW_KEPT, ARROW);
-            let watch = Verb::Watch { interval: 1, count: None };
-            let flags = flags::parse(watch.parts(), |long| given(matches, long));
-            return Parsed::Trace { filter, count: matches.get_one("count").copied(), flags, faults };
-        }
-        Some(("watch", matches)) => {
-            let interval = matches.get_one("interval").copied().unwrap_or(1);
-            (Verb::Watch { interval, count: matches.get_one("count").copied() }, matches, true)
-        }
+        Some(("watch", matches)) => return watch::parse(matches, faults),
         Some((_, matches)) => (Verb::Apply, matches, true),
     };
     let flags = flags::parse(verb.parts(), |long| given(matches, long));

@@ -70,6 +70,13 @@ fn answer(
         let remedy = "give one such as `out tcp uid=1000 10.1.2.3:80`, or --all, or --diff A B";
         given.faults.whole("no connection is asked about", remedy);
     }
+    if asked.all && !asked.connections.is_empty() {
+        given.faults.whole("--all asks about connections of its own", "leave it out, or the connections");
+    }
+    if !asked.diff.is_empty() && (asked.all || asked.live || !asked.connections.is_empty()) {
+        let remedy = "leave it out, or --live, --all and the connections";
+        given.faults.whole("--diff compares two policies, on connections of its own", remedy);
+    }
     if form.is_some() && asked.connections.is_empty() {
         given.faults.whole("there is no way to draw", "ask about connections, or leave out --output");
     }
@@ -79,7 +86,9 @@ fn answer(
             Ok(conn) => conns.push(conn),
             Err(why) => {
                 let problem = format!("connection {}: {why}", crate::input::fault::quote(text));
-                given.faults.whole(problem, "see docs/explain.md");
+                let remedy =
+                    "write it such as `in tcp eth0 192.0.2.7 -> 10.0.0.5:8001`; docs/explain.md has the rest";
+                given.faults.whole(problem, remedy);
             }
         }
     }

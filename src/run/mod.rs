@@ -139,7 +139,11 @@ fn without_effect(verb: Verb, given: &mut input::Given) {
                 "leave it out",
             );
         }
-        Verb::Verify { repair, .. } => {
+        Verb::Verify { repair, strict, quick } => {
+            if strict && quick {
+                let problem = "--quick tries nothing, and --strict asks that everything was tried";
+                given.faults.whole(problem, "leave one of the two out");
+            }
             let remedy = "leave it out: a repair brings back what is meant to be there";
             // A timer's environment must not turn it into something that waits for a confirmation, either.
             if let Some(confirm) = given.raw.first(Key::ConfirmWithin) {

@@ -112,6 +112,7 @@ fn flags_without_effect_are_faults() {
         (&["verify", "--host"], "--host: \"true\" has no effect: without a policy"),
         (&["verify", "--repair"], "--repair needs the policy"),
         (&["verify", "-p", "1", "--confirm-within", "9s"], "--confirm-within: \"9s\" is for apply"),
+        (&["verify", "--strict", "--quick"], "--quick tries nothing, and --strict"),
         (&["explain", "--live", "--layout", "istio", connection], "--layout: \"istio\" says nothing of"),
         (
             &["explain", "--live", "--backend", "nftables", connection],
@@ -125,6 +126,12 @@ fn flags_without_effect_are_faults() {
         mesh_init(args).refused(&[told]);
     }
     // Beside other faults.
+    mesh_init(&["watch", "--interval", "0", "--count", "-1", "--wait", "x"]).refused(&[
+        "--interval: \"0\" is not such a number: give a number from 1 to 3600",
+        "--count: \"-1\" is not such a number",
+        "--wait: \"x\"",
+    ]);
+    mesh_init(&["watch", "--interval", "3601", "--count=4294967296"]).refused(&["--interval: ", "--count: "]);
     mesh_init(&["verify", "--repair", "--wait", "long", "--host"]).refused(&[
         "--repair needs the policy",
         "--host: ",

@@ -148,12 +148,11 @@ fn what_is_wrong_is_told_at_once() {
         .refused(&["--proxy-port: \"15001\" says nothing"]);
     mesh_init(&["explain", "--diff", "-b 80", "-b 81", "-p", "15001"])
         .refused(&["--diff takes its policies"]);
-    for args in [
-        &["explain", "--all", "out tcp 1.2.3.4:5"][..],
-        &["explain", "--diff", "-b 80"],
-        &["explain", "--diff", "-b 80", "status"],
-    ] {
-        mesh_init(args).code(64);
+    mesh_init(&["explain", "--all", "out tcp 1.2.3.4:5", "-p", "http"])
+        .refused(&["--all asks about connections of its own", "--proxy-port: \"http\""]);
+    for more in ["--live", "--all", "out tcp 1.2.3.4:5"] {
+        mesh_init(&["explain", "--diff", "", "-b http", more])
+            .refused(&["--diff compares two policies", "--inbound: \"http\""]);
     }
     // Of both policies, and of what stands beside them.
     mesh_init(&["explain", "--diff", "-b http --no-such-flag", "--ipv6 maybe --wait 3", "--output", "x"])
