@@ -4,10 +4,12 @@ use serde_json::{Map, Value, json};
 
 use super::{Report, lines};
 use crate::backend::iptables::render;
+use crate::backend::nftables::encode::rule::protocol_of;
+use crate::backend::nftables::text;
 use crate::eval::Conn;
 use crate::eval::decision::{Capture, Decision, Outcome, Place, Reason, Step, Tried, Way};
-use crate::policy::RuleId;
-use crate::rules::Chain;
+use crate::policy::{Family, RuleId};
+use crate::rules::{Chain, Match, Rule, Table};
 
 /// Answers to questions about connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +97,27 @@ fn named(chain: &Chain) -> String {
     format!("{} {}", chain.table, chain.name)
 }
 
+/// Whether rules of `table` are told in nft's words: only these tables do both iptables have.
+fn is_nfts(table: &Table) -> bool {
+    matches!(table, Table::Other(name) if name != "security")
+}
+
+fn rule_text(place: &Place<'_>, family: Family) -> String {
+    if place.rule.seen.is_some() || !is_nfts(&place.chain.table) {
+        return render::text(place.rule, family);
+    }
+    // What our own comment says is told with the clause.
+    let comment = place.rule.comment.clone().filter(|_| place.rule.id.is_none());
+    text::rule(family, &Rule { comment, ..place.rule.clone() })
+}
+
+fn condition_text(place: &Place<'_>, condition: &Match, family: Family) -> String {
+    match is_nfts(&place.chain.table) {
+        true => text::test(family, protocol_of(place.rule), condition),
+        false => render::condition_text(condition),
+    }
+}
+
 fn why(reason: Reason) -> &'static str {
     match reason {
         Reason::NotFirst => "the connection's first packet has decided",
@@ -121,7 +144,7 @@ impl Explanation {
         let deciding = |place: &Place<'_>| Deciding {
             chain: named(place.chain),
             number: place.index + 1,
-            rule: render::text(place.rule, family),
+            rule: rule_text(place, family),
             clause: place.rule.id,
             cause: place.rule.id.and_then(&cause),
         };
@@ -138,15 +161,15 @@ impl Explanation {
             Step::Try { place, depth, result } => {
                 let (hit, on) = match result {
                     Tried::Hit => (Some(true), None),
-                    Tried::Miss(condition) => (Some(false), Some(render::condition_text(condition))),
-                    Tried::Either(condition) => (None, Some(render::condition_text(condition))),
+                    Tried::Miss(condition) => (Some(false), Some(condition_text(place, condition, family))),
+                    Tried::Either(condition) => (None, Some(condition_text(place, condition, family))),
                     Tried::Unknown(_) => (None, None),
                 };
                 Line::Rule {
                     chain: named(place.chain),
                     number: place.index + 1,
                     depth: *depth,
-                    rule: render::text(place.rule, family),
+                    rule: rule_text(place, family),
                     clause: place.rule.id,
                     hit,
                     on,

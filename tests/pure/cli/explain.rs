@@ -108,6 +108,35 @@ fn every_rule_on_the_way_is_told_in_order() {
     assert_eq!(at, told.len(), "{text}");
 }
 
+/// The same policy on the other back end: the rules are told in the words of who would list them.
+#[test]
+fn rules_of_nftables_are_told_in_nfts_words() {
+    let policy = [
+        "-u",
+        "1337",
+        "-x",
+        "10.9.0.0/16,10.8.0.0/16",
+        "-o",
+        "25,26",
+        "--backend",
+        "nftables",
+        "--ipv6",
+        "off",
+    ];
+    let text = explain(&policy, "out tcp 10.1.2.3:80").ok();
+    let told: Vec<&str> = text.lines().map(str::trim).collect();
+    for line in [
+        "mesh_init nat_output (priority -99)",
+        "1 jump nat_outbound  HIT outbound.hook",
+        "no: tcp dport { 25, 26 }",
+        "no: ip daddr { 10.9.0.0/16, 10.8.0.0/16 }",
+    ] {
+        let of = |seen: &&&str| **seen == line || seen.ends_with(line);
+        assert!(told.iter().find(of).is_some(), "expected {line:?}, seen {text}");
+    }
+    assert!(!text.contains(" -j ") && !text.contains("--dport"), "{text}");
+}
+
 #[test]
 fn several_connections_in_words_or_in_quotes() {
     let words = [
