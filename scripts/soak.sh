@@ -48,7 +48,14 @@ need_rust
 failed=()
 for part in "${@:-${parts[@]}}"; do
     begin=$SECONDS
-    if (set -e; "part_$part"); then outcome=ok; else outcome=FAILED failed+=("$part"); fi
+    outcome=ok status=0
+    # Not in an `if` or an `||` list, where bash ignores `set -e` inside the part: a build that fails would leave the
+    # binary before it to be tested.
+    set +e
+    (set -e; "part_$part")
+    status=$?
+    set -e
+    ((status == 0)) || outcome=FAILED failed+=("$part")
     printf '%-8s %5d s  %s\n' "$part" $((SECONDS - begin)) "$outcome"
 done
 ((${#failed[@]} == 0)) || die 1 "failed: ${failed[*]}"
