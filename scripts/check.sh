@@ -70,7 +70,7 @@ part_demo() { ./scripts/demo.sh; }
 
 part_envoy() {
     cargo build --locked --profile suite --bin mesh-init
-    as_root env CARGO_TARGET_DIR="$(target_dir)" ./scripts/e2e-envoy.sh
+    as_root env MESH_INIT_BIN="$(target_dir)/suite/mesh-init" ./scripts/e2e-envoy.sh
 }
 
 part_systemd() {

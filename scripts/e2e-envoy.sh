@@ -9,7 +9,7 @@
 # Each Envoy adds a header to the response with its name and the original destination that it got from the kernel, and
 # the service says whom it saw: one request tells who carried it, and a captured one can't be mistaken for a direct one.
 #
-# Needs root. MESH_INIT_BIN: the binary (default: the suite profile's, built when missing).
+# Needs root. MESH_INIT_BIN: the binary (default: the suite profile's, built here).
 set -euo pipefail
 
 # shellcheck source=scripts/lib.sh disable=SC1091
@@ -53,9 +53,10 @@ outside() {
     envoy=$(envoy)
 
     bin=${MESH_INIT_BIN:-$(target_dir)/suite/mesh-init}
-    if [[ -z ${MESH_INIT_BIN:-} && ! -x $bin ]]; then
+    # Built even if it is there: it may be of another day's source.
+    if [[ -z ${MESH_INIT_BIN:-} ]]; then
         need_rust
-        (cd "$project" && cargo build --quiet --profile suite --bin mesh-init) >&2
+        (cd "$project" && cargo build --locked --quiet --profile suite --bin mesh-init) >&2
     fi
     [[ -f $bin && -x $bin ]] || die 1 "$bin: no such program"
     bin=$(realpath "$bin")
