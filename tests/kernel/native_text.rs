@@ -283,52 +283,6 @@ fn explained() {
     asked("out tcp uid=1000 10.1.2.3:80").says("captured -> 15001: out").says("  outbound.all: ");
     asked("out tcp uid=1337 10.1.2.3:80").says("not captured: out").says("  proxy.uid: ");
     let theirs = "table ip theirs {\n\tchain out {\n\t\ttype nat hook output priority -110; policy accept;\n\
-        \t\tmeta l4proto tcp redirect to :4242\n\t}\n}\n";
-    Run::with_input(&hosts.here, "nft", &["-f", "-"], theirs).ok();
-    let run = mesh_init(&hosts.here, &split("verify -p 15001 -u 1337")).code(126);
-    run.says("outbound IPv4: NOT CAPTURED").says("inbound IPv4: captured (probe)");
-}
-
-/// `istio-iptables --native-nftables`: upstream's meaning, its cleanup, and the way back.
-fn upstreams() {
-    for flags in [
-        "-p 15001 -z 15006 -u 1337 -g 1337 -b * -i * -d 15090,15021,15020",
-        "-p 15001 -z 15006 -u 1337 -g 1337 -b * -i * -m TPROXY",
-    ] {
-        let hosts = Hosts::new();
-        let before = dump(&hosts.here);
-        let words = [&["istio-iptables", "--dual-stack"], &split(flags)[..]].concat();
-        let native = [&words[..], &["--native-nftables"]].concat();
-        mesh_init(&hosts.here, &native).code(0).says("nftables");
-        crate::support::wire::settle(&[&hosts.here]);
-        hosts.expect("", [PROBE; 4]);
-        hosts.expect("--strict", [PROBE; 4]);
-        let seen = status(&hosts.here);
-        assert_whole(flags, &seen, true);
-        assert_eq!(seen["variant"], "nftables", "{seen:#}");
-        mesh_init(&hosts.here, &native).code(0).says("nothing to do");
-        // What holds the rules is kept; asked for, it is iptables again, and nothing is left of the tables.
-        mesh_init(&hosts.here, &words).code(0).says("nothing to do");
-        let iptables = [&words[..], &["--force-iptables-binary", "nft"]].concat();
-        mesh_init(&hosts.here, &iptables).code(0).says("iptables-nft");
-        assert_eq!(Family::BOTH.map(|family| self::native(&hosts.here, family, &[])), ["", ""], "{flags}");
-        mesh_init(&hosts.here, &native).code(0).says("nftables");
-        mesh_init(&hosts.here, &[&native[..], &["--cleanup-only"]].concat()).code(0);
-        assert_same("after the cleanup", &before, &dump(&hosts.here));
-    }
-}
-
-/// `explain --live` goes by our tables, and by those of others before and after them.
-fn explained() {
-    let netns = foreign::namespace();
-    let asked = |line: &str| mesh_init(&netns, &[&["explain", "--live"], &split(line)[..]].concat()).code(0);
-    apply(&netns, Variant::Native, &VM);
-    asked("out tcp uid=1338 10.1.2.3:80").says("captured").says("15001").says("mesh_init");
-    asked("out tcp uid=1000 10.1.2.3:80").says("not captured");
-    apply(&netns, Variant::Native, &again::CLASSIC);
-    asked("out tcp uid=1000 10.1.2.3:80").says("outbound.all");
-    asked("out tcp uid=1337 10.1.2.3:80").says("not captured").says("proxy.uid");
-    let theirs = "table ip theirs {\n\tchain out {\n\t\ttype nat hook output priority -110; policy accept;\n\
         \t\ttcp dport 80 redirect to :4242\n\t}\n}\n";
     Run::with_input(&netns, "nft", &["-f", "-"], theirs).ok();
     asked("out tcp uid=1000 10.1.2.3:80").says("captured -> 4242: out").says("  by theirs out rule 1: ");
