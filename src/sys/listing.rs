@@ -52,10 +52,8 @@ pub fn nft_chains() -> Result<Vec<NftChain>> {
 }
 
 fn ask<T>(what: &str, question: u16, read: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>> {
-    let snapshot = Nftables::socket()
-        .and_then(|nftables| nftables.steady(|into| nftables.dump(question, EVERY, &[], into)));
-    match snapshot {
-        Ok(snapshot) => Ok(messages(&snapshot.messages).filter_map(read).collect()),
+    match Nftables::socket().and_then(|nftables| nftables.list(question, EVERY)) {
+        Ok(answers) => Ok(messages(&answers).filter_map(read).collect()),
         // No nfnetlink (EPROTONOSUPPORT) or no nf_tables in it (EINVAL, EOPNOTSUPP).
         Err(Errno::EPROTONOSUPPORT | Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(Vec::new()),
         Err(Errno::EPERM) => {

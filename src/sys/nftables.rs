@@ -190,7 +190,7 @@ impl Nftables {
     }
 
     /// What `read` adds, if the generation was the same before and after.
-    pub(super) fn steady(&self, read: impl Fn(&mut Vec<u8>) -> nix::Result<()>) -> nix::Result<Snapshot> {
+    fn steady(&self, read: impl Fn(&mut Vec<u8>) -> nix::Result<()>) -> nix::Result<Snapshot> {
         let once = || -> nix::Result<Option<Snapshot>> {
             let generation = self.read_generation()?;
             let mut messages = Vec::new();
@@ -237,13 +237,19 @@ impl Nftables {
         Ok(())
     }
 
-    pub(super) fn dump(
-        &self,
-        message: u16,
-        family: u8,
-        attributes: &[u8],
-        into: &mut Vec<u8>,
-    ) -> nix::Result<()> {
+    /// All answers to one question, begun again if they changed meanwhile.
+    pub(super) fn list(&self, message: u16, family: u8) -> nix::Result<Vec<u8>> {
+        for _ in 0..ATTEMPTS {
+            let mut messages = Vec::new();
+            match self.dump(message, family, &[], &mut messages) {
+                Err(Errno::EINTR) => {}
+                other => return other.map(|()| messages),
+            }
+        }
+        Err(Errno::EINTR)
+    }
+
+    fn dump(&self, message: u16, family: u8, attributes: &[u8], into: &mut Vec<u8>) -> nix::Result<()> {
         self.ask(message, family, NLM_F_DUMP, attributes)?;
         self.collect(into)
     }
