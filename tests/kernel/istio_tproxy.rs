@@ -319,7 +319,7 @@ rule add fwmark 1338 lookup 133 priority 78
 route add local default dev lo table 77
 route add 10.77.0.0/16 via 10.0.0.2 dev eth0
 addr add 127.0.0.6/32 dev lo
-addr add ::7/128 dev lo
+addr add ::7/128 dev lo nodad
 ";
 
 fn clean(variant: Variant) {

@@ -60,6 +60,8 @@ pub(crate) fn cases() -> Vec<Case> {
         "judge::a_missing_rule_is_noticed",
         self_check::a_missing_rule_is_noticed,
     )]));
+    let map = Case::new("judge::a_changed_map_is_noticed::native", self_check::a_changed_map_is_noticed);
+    cases.push(map);
     cases.push(Case::new("judge::every_clause_decides", every_clause_decides));
     cases
 }

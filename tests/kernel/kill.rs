@@ -77,18 +77,22 @@ struct Spree {
     too_late: usize,
     /// Kills that also hit a running child.
     children: usize,
+    /// Kills that left sets that no rule looks into.
+    unused: usize,
     connections: usize,
     faults: Vec<String>,
 }
 
 impl Spree {
     fn report(&self) -> String {
-        let Self { before_first, between, after_last, too_late, children, connections, medians, .. } = self;
+        let Self { before_first, between, after_last, too_late, children, unused, connections, .. } = self;
         let killed = before_first + between + after_last + too_late;
-        let medians: Vec<_> = medians.iter().map(|median| format!("{} ms", median.as_millis())).collect();
+        let medians: Vec<_> =
+            self.medians.iter().map(|median| format!("{} ms", median.as_millis())).collect();
         format!(
             "{killed} kills over {}: {before_first} before the first commit, {between} between commits, \
-             {after_last} after the last, {too_late} after the end; {children} with a running child; \
+             {after_last} after the last, {too_late} after the end; {children} with a running child, \
+             {unused} left sets of no use; \
              {connections} connections meanwhile",
             medians.join(" and ")
         )
@@ -119,6 +123,7 @@ fn spree(program: &str, number: usize, states: [State; 2]) -> Spree {
         let at = spree.medians[to].mul_f64((kill as f64 + 0.5) / number as f64);
         let death = Victim::start(&here, program, &words(states[to])).kill(at, with_children);
         spree.children += usize::from(with_children && !death.children.is_empty());
+        spree.unused += usize::from(has_unused_sets(&here));
         let mut faults = spree.count(&parts, to, &death, &look(&here));
         if clients.astray() > astray {
             astray = clients.astray();
@@ -204,6 +209,9 @@ fn completed(here: &Netns, parts: &[Part], to: usize, state: State) -> Result<()
             return Err(format!("{} after the next run:\n{difference}", rules_of(variant, family)));
         }
     }
+    if has_unused_sets(here) {
+        return Err("sets of no use are left after the next run".to_owned());
+    }
     let plan: Vec<_> = ["plan", "--live"].into_iter().chain(words(state)).collect();
     let plan = mesh_init(here, &plan);
     let is_done = plan.code == Some(0) && plan.stdout.trim() == "# nothing to do";
@@ -235,6 +243,11 @@ fn without_unused_sets(listed: &str) -> String {
         name.is_none_or(|name| listed.contains(&format!("@{name}")))
     };
     listed.split("\n\n").filter(used).map(|block| format!("{block}\n\n")).collect()
+}
+
+fn has_unused_sets(netns: &Netns) -> bool {
+    let listed = Family::BOTH.map(|family| native_in_order(netns, family));
+    listed.iter().any(|listed| without_unused_sets(listed).trim_end() != listed.trim_end())
 }
 
 fn plain(saved: &str) -> String {

@@ -13,7 +13,7 @@ use super::encode::rule::{Lowered, addresses, plain};
 use super::interval::{Interval, merged, merged_cidrs, merged_ports, of_cidr, of_ports};
 use super::set::{Code, Key, Set};
 use super::word;
-use crate::policy::{Family, RuleId};
+use crate::policy::{Cidr, Family, PortRange, RuleId};
 use crate::rules::{Match, Protocol, Rule, Seen, Test, Verdict};
 
 /// Part of a chain.
@@ -75,18 +75,13 @@ fn one(family: Family, group: &[&Rule]) -> Option<Rule> {
     let (first, rest) = group.split_first()?;
     let mut one = (*first).clone();
     if let (Some(condition), false) = (one.matches.last_mut(), rest.is_empty()) {
-        let members = group.iter().filter_map(|rule| rule.matches.last());
-        match &mut condition.test {
-            Test::SourcePort(ranges) | Test::DestinationPort(ranges) => {
-                *ranges = merged_ports(&members.flat_map(|of| ports(&of.test)).copied().collect::<Vec<_>>());
-            }
-            Test::Source(nets) | Test::Destination(nets) => {
-                *nets = merged_cidrs(
-                    family,
-                    &members.flat_map(|of| networks(&of.test)).copied().collect::<Vec<_>>(),
-                );
-            }
-            _ => {}
+        let members = || group.iter().filter_map(|rule| rule.matches.last());
+        if let Test::SourcePort(ranges) | Test::DestinationPort(ranges) = &mut condition.test {
+            *ranges = merged_ports(&members().flat_map(|of| ports(&of.test)).copied().collect::<Vec<_>>());
+        }
+        if let Test::Source(nets) | Test::Destination(nets) = &mut condition.test {
+            let all: Vec<_> = members().flat_map(|of| networks(&of.test)).copied().collect();
+            *nets = merged_cidrs(family, &all);
         }
     }
     if let Some(Seen { packets, bytes, .. }) = &mut one.seen {
@@ -98,18 +93,12 @@ fn one(family: Family, group: &[&Rule]) -> Option<Rule> {
     Some(one)
 }
 
-fn ports(test: &Test) -> &[crate::policy::PortRange] {
-    match test {
-        Test::SourcePort(ranges) | Test::DestinationPort(ranges) => ranges,
-        _ => &[],
-    }
+fn ports(test: &Test) -> &[PortRange] {
+    if let Test::SourcePort(ranges) | Test::DestinationPort(ranges) = test { ranges } else { &[] }
 }
 
-fn networks(test: &Test) -> &[crate::policy::Cidr] {
-    match test {
-        Test::Source(nets) | Test::Destination(nets) => nets,
-        _ => &[],
-    }
+fn networks(test: &Test) -> &[Cidr] {
+    if let Test::Source(nets) | Test::Destination(nets) = test { nets } else { &[] }
 }
 
 fn lowest(condition: &Match) -> Option<Interval> {

@@ -24,6 +24,26 @@ pub(super) fn a_missing_rule_is_noticed(variant: Variant) {
     assert_eq!(proxy, judged.compiled.len(), "expected nothing else, seen {:?}", judged.compiled);
 }
 
+/// An element of a verdict map that somebody gives another verdict.
+pub(super) fn a_changed_map_is_noticed() {
+    let mut world = World::new();
+    let policy = Policy::new("--layout istio -p 15001 -z 15006 -u 1337 -b * -i * -d 15021,8080,9090");
+    policy.apply(&world, Variant::Native);
+    let listed = native(&world.here, Family::V4, &["-s"]);
+    let map = listed.lines().find_map(|line| line.trim().strip_prefix("tcp dport vmap @"));
+    let map = map.unwrap_or_else(|| panic!("no map in\n{listed}"));
+    let script = format!(
+        "delete element ip mesh_init {map} {{ 8080 : return }}\n\
+         add element ip mesh_init {map} {{ 8080 : goto nat_redirect_inbound }}\n"
+    );
+    Run::with_input(&world.here, "nft", &["-f", "-"], &script).ok();
+    let judged = judge(&mut world, Variant::Native, &policy);
+    assert_eq!(judged.read, [""; 0], "by the rules that are there");
+    let wrong: Vec<_> = judged.complaints().collect();
+    assert!(!wrong.is_empty(), "expected the connections to port 8080");
+    assert!(wrong.iter().all(|line| line.contains(":8080")), "expected nothing else, seen {wrong:?}");
+}
+
 /// Takes the rule for the proxy's user away.
 fn without_the_proxy(here: &Netns, variant: Variant) {
     let line = if variant == Variant::Native {

@@ -70,6 +70,9 @@ enum Done {
     Tproxy(Port),
 }
 
+/// An interval of keys as a test.
+type Member = fn(Family, Interval) -> Option<Test>;
+
 /// Expressions that change nothing and let every packet on.
 const HARMLESS: [&str; 3] = ["log", "last", "counter"];
 /// Expressions that put something into a register that is not followed.
@@ -184,39 +187,39 @@ impl Scene<'_> {
         Some(matches)
     }
 
-    /// A look-up of a port or an address as the rules that it stands for; `None` if it is another, or the map is not
-    /// known.
-    fn expand(&self, base: &Rule, map: &str, field: Option<Field>) -> Option<Vec<Rule>> {
+    /// What a key of a map on that field asks for, and the key's length; `None` if it is neither port nor address.
+    fn member(&self, base: &Rule, field: Field) -> Option<(Member, usize)> {
+        let Field::Payload { base: header, offset, length } = field else { return None };
         let (source, destination, width) = addresses(self.family);
-        let (tests, length): (fn(Family, Interval) -> Option<Test>, _) = match field? {
-            Field::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: offset @ (0 | 2), length: 2 }
-                if stands_on(&Test::DestinationPort(Vec::new()), protocol_of(base)) =>
-            {
-                let ports: fn(_, Interval) -> Option<Test> = match offset {
-                    0 => |_, interval| Some(Test::SourcePort(vec![ports_of(interval)?])),
-                    _ => |_, interval| Some(Test::DestinationPort(vec![ports_of(interval)?])),
-                };
-                (ports, 2)
+        let has_ports = stands_on(&Test::DestinationPort(Vec::new()), protocol_of(base));
+        // In a table for both families it may be the beginning of an address of the other one.
+        let own = self.of == nfproto(self.family) && length == width;
+        let member: Member = match header {
+            NFT_PAYLOAD_TRANSPORT_HEADER if has_ports && length == 2 && offset == 0 => {
+                |_, interval| Some(Test::SourcePort(vec![ports_of(interval)?]))
             }
-            // In a table for both families it may be the beginning of an address of the other one.
-            Field::Payload { base: NFT_PAYLOAD_NETWORK_HEADER, offset, length }
-                if self.of == nfproto(self.family) && length == width =>
-            {
-                let networks: fn(_, Interval) -> Option<Test> = match offset {
-                    _ if offset == source => |family, interval| Some(Test::Source(cidrs(family, interval))),
-                    _ if offset == destination => {
-                        |family, interval| Some(Test::Destination(cidrs(family, interval)))
-                    }
-                    _ => return None,
-                };
-                (networks, usize::try_from(length).ok()?)
+            NFT_PAYLOAD_TRANSPORT_HEADER if has_ports && length == 2 && offset == 2 => {
+                |_, interval| Some(Test::DestinationPort(vec![ports_of(interval)?]))
+            }
+            NFT_PAYLOAD_NETWORK_HEADER if own && offset == source => {
+                |family, interval| Some(Test::Source(cidrs(family, interval)))
+            }
+            NFT_PAYLOAD_NETWORK_HEADER if own && offset == destination => {
+                |family, interval| Some(Test::Destination(cidrs(family, interval)))
             }
             _ => return None,
         };
+        Some((member, usize::try_from(length).ok()?))
+    }
+
+    /// A look-up of a port or an address as the rules that it stands for; `None` if it is another, or the map is not
+    /// known.
+    fn expand(&self, base: &Rule, map: &str, field: Option<Field>) -> Option<Vec<Rule>> {
+        let (test, length) = self.member(base, field?)?;
         let mut rules = Vec::new();
         for (interval, code, userdata, [packets, bytes]) in self.entries(map, length)? {
             let mut rule = Rule { verdict: verdict(code?), ..base.clone() };
-            rule.matches.push(Match::is(tests(self.family, interval)?));
+            rule.matches.push(Match::is(test(self.family, interval)?));
             rule.comment = comment::read(userdata).or(rule.comment);
             rule.id = rule.comment.as_deref().and_then(comment::id_of);
             rule.seen = Some(Seen { spec: String::new(), packets, bytes });

@@ -68,10 +68,8 @@ pub fn fill(sets: &mut BTreeMap<Name, Held>, message: Message<'_>) {
             set.strange = true;
             continue;
         };
-        let counted = match expr::expression(element.nest(NFTA_SET_ELEM_EXPR)) {
-            Expr::Counter(packets, bytes) => [packets, bytes],
-            _ => [0; 2],
-        };
+        let counter = expr::expression(element.nest(NFTA_SET_ELEM_EXPR));
+        let counted = if let Expr::Counter(packets, bytes) = counter { [packets, bytes] } else { [0; 2] };
         let element = Element {
             key: key.to_vec(),
             end: flags & NFT_SET_ELEM_INTERVAL_END != 0,
