@@ -163,7 +163,7 @@ fn with_tables(tables: &[NftTable]) -> Result<(Vec<Source>, Option<Error>)> {
             Ok(names) => names.unwrap_or_default(),
             // A network namespace that is older than the map of its user namespace: global root's.
             Err(error) if error.class == Class::Privilege => {
-                unlisted = Some(Error { problem: untold(&error.problem), ..error });
+                unlisted = unlisted.or(Some(Error { problem: untold(&error.problem), ..error }));
                 continue;
             }
             Err(error) => return Err(error),

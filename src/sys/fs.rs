@@ -47,7 +47,8 @@ pub fn read_system(path: &str) -> Result<Option<String>> {
         let problem = format!("{path} cannot be read: {error}");
         if error.kind() == ErrorKind::PermissionDenied {
             let error = Error::new(Class::Privilege, problem);
-            return error.remedy("run as uid 0: capabilities alone do not open root's files in /proc");
+            return error
+                .remedy("run as uid 0 of the host: capabilities alone do not open root's files in /proc");
         }
         Error::refused(problem)
     };

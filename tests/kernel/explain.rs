@@ -4,6 +4,7 @@
 //! rules of others beside ours.
 
 mod beside;
+mod dialled;
 mod machine;
 mod ours;
 mod unclear;
@@ -17,7 +18,7 @@ use crate::support::netns::Netns;
 use crate::support::rules::{assert_same, dump};
 
 pub(crate) fn cases() -> Vec<Case> {
-    [ours::cases(), beside::cases(), unclear::cases(), upstreams::cases(), machine::cases()]
+    [ours::cases(), beside::cases(), unclear::cases(), upstreams::cases(), machine::cases(), dialled::cases()]
         .into_iter()
         .flatten()
         .collect()

@@ -3,7 +3,7 @@
 use crate::support::command::Run;
 use crate::support::netns::Netns;
 use crate::support::rules::{Family, Variant, restore};
-use crate::support::wire::settle;
+use crate::support::wire::{Addresses, settle};
 
 pub(crate) const DOCKER: &str = include_str!("foreign/docker.rules");
 pub(crate) const FIREWALLD: &str = include_str!("foreign/firewalld.rules");
@@ -11,6 +11,11 @@ pub(crate) const KUBE_PROXY: &str = include_str!("foreign/kube.rules");
 pub(crate) const LINKERD: &str = include_str!("foreign/linkerd.rules");
 /// Names, comments, marks and ports that resemble ours; all of it belongs to somebody else.
 pub(crate) const LOOKALIKE: &str = include_str!("foreign/lookalike.rules");
+
+/// As firewalld's own back end makes them with one open port and one that is forwarded.
+pub(crate) const FIREWALLD_NFT: &str = include_str!("foreign/firewalld.nft");
+/// As kube-proxy makes them with `--proxy-mode nftables`: a service with two back ends, one with one, and its node port.
+const KUBE_PROXY_NFT: &str = include_str!("foreign/kube.nft");
 
 /// A table of nftables, as firewalld makes one today.
 const NATIVE: &str = r#"
@@ -66,6 +71,19 @@ pub(crate) fn load(netns: &Netns, variant: Variant, rules: &str) {
 
 pub(crate) fn load_native(netns: &Netns) {
     Run::with_input(netns, "nft", &["-f", "-"], NATIVE).ok();
+}
+
+/// kube-proxy's tables for a cluster whose back ends are on the host at `ends`, with `node` as its own address.
+pub(crate) fn load_kube_proxy(netns: &Netns, node: Addresses, ends: Addresses) {
+    for family in Family::BOTH {
+        let (addr, service, end) = match family {
+            Family::V4 => ("ipv4_addr", "10.0.9.9", format!("{}:", ends.ip(family))),
+            Family::V6 => ("ipv6_addr", "fd00::99", format!("[{}]:", ends.ip(family))),
+        };
+        let text = KUBE_PROXY_NFT.replace("@FAMILY@", family.of_nft()).replace("@ADDR@", addr);
+        let text = text.replace("@SERVICE@", service).replace("@NODE@", &node.ip(family).to_string());
+        Run::with_input(netns, "nft", &["-f", "-"], &text.replace("@END:@", &end)).ok();
+    }
 }
 
 pub(crate) fn load_routing(netns: &Netns) {

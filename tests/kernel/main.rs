@@ -48,6 +48,7 @@ mod native_alone;
 mod native_kill;
 mod native_replace;
 mod native_text;
+mod native_wide;
 mod nftables;
 mod observe;
 mod privilege;
@@ -121,6 +122,7 @@ fn main() -> ExitCode {
         native_kill::cases(),
         native_replace::cases(),
         native_text::cases(),
+        native_wide::cases(),
     ];
     let checks = [
         self_check::checks(),

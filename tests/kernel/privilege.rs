@@ -195,6 +195,11 @@ fn missing_ones_are_named() {
             (&["net_admin"], &["CAP_NET_RAW"], &["CAP_NET_ADMIN"]),
             (&["sys_admin", "net_admin", "dac_override"], &["CAP_NET_RAW"], &["CAP_NET_ADMIN"]),
         ] {
+            // Rules of iptables-nft can be read without raw sockets.
+            if verb == "status" && given.contains(&"net_admin") {
+                with_only(&netns, given, &[verb]).run().code(0).says("captured: ");
+                continue;
+            }
             let run = with(given, verb);
             for name in missing {
                 assert!(run.stderr.contains(name), "expected {name} to be named, seen {run}");

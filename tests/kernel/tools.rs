@@ -8,7 +8,7 @@ use crate::foreign;
 use crate::harness::Case;
 use crate::replace::{CLASSIC, SCOPED, words};
 use crate::support::call::Call;
-use crate::support::command::{PATH, mesh_init};
+use crate::support::command::{PATH, Run, mesh_init};
 use crate::support::rules::{Family, Variant, assert_same, dump};
 use crate::support::sbin::{REAL, Sbin, names, write_script};
 
@@ -19,6 +19,9 @@ pub(crate) fn cases() -> Vec<Case> {
         ("tools::plain_names_by_version", |variant| plain_names(variant, Sbin::copy)),
         ("tools::tables_that_nobody_reads", tables_that_nobody_reads),
     ])
+    .into_iter()
+    .chain([Case::new("tools::empty_tables_that_nobody_reads", empty_tables_that_nobody_reads)])
+    .collect()
 }
 
 const FOLDER: &str = "/run/tools";
@@ -102,4 +105,54 @@ fn tables_that_nobody_reads(variant: Variant) {
     drop(sbin);
     assert!(run.code.is_some_and(|code| code != 0), "expected a refusal, seen {run}");
     assert_same("after a tool that says nothing", &before, &dump(&netns));
+}
+
+/// iptables-nft leaves its tables behind when the rules move to nftables. Without its program the kernel itself shows that
+/// they hold nothing; a rule, a chain or a policy of somebody's is something.
+fn empty_tables_that_nobody_reads() {
+    let netns = foreign::namespace();
+    let empty = dump(&netns);
+    let bare = |words: &str| {
+        let sbin = bare();
+        let run = mesh_init(&netns, &words.split(' ').collect::<Vec<_>>());
+        drop(sbin);
+        run
+    };
+    for family in Family::BOTH {
+        // Every table that there is.
+        let tables = ["raw", "mangle", "nat", "filter", "security"];
+        let text: String = tables.iter().map(|table| format!("*{table}\nCOMMIT\n")).collect();
+        crate::support::rules::restore(&netns, Variant::Nft, family, &text);
+    }
+    mesh_init(&netns, &words((Variant::Nft, CLASSIC))).ok();
+    bare("status").code(69).says("iptables-nft").says("chain ISTIO_");
+    mesh_init(&netns, &words((Variant::Native, CLASSIC))).ok();
+    let left = Run::new(&netns, "nft", &["list", "tables"]).ok();
+    for table in ["ip nat", "ip6 nat", "ip filter", "ip6 mangle"] {
+        assert!(left.contains(&format!("table {table}\n")), "expected a table that was left, seen {left}");
+    }
+    bare("status").code(0).says("captured: ");
+    bare(CLASSIC).code(0).says("nothing to do");
+    bare("verify --quick").code(0);
+    bare(&format!("plan --live {SCOPED}")).code(0).says("table ip mesh_init");
+    let explained = bare("explain --live --all").code(0);
+    assert!(!explained.stdout.contains("read without it"), "{explained}");
+    bare(SCOPED).code(0).says("\nchanged ");
+    // What somebody has there counts, whatever it is.
+    for (make, unmake) in [
+        ("add rule ip filter INPUT tcp dport 1 drop", "flush chain ip filter INPUT"),
+        ("add chain ip6 nat SOMEBODYS", "delete chain ip6 nat SOMEBODYS"),
+        ("add chain ip filter FORWARD { policy drop; }", "add chain ip filter FORWARD { policy accept; }"),
+    ] {
+        Run::with_input(&netns, "nft", &["-f", "-"], &format!("{make}\n")).ok();
+        let before = dump(&netns);
+        for words in ["status", "clean", CLASSIC] {
+            bare(words).code(69).says("iptables-nft that cannot be read").says("install");
+        }
+        assert_same(make, &before, &dump(&netns));
+        Run::with_input(&netns, "nft", &["-f", "-"], &format!("{unmake}\n")).ok();
+        bare("status").code(0).says("captured: ");
+    }
+    bare("clean").code(0).says("removed");
+    assert_same("after clean", &empty, &dump(&netns));
 }
