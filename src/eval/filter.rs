@@ -240,3 +240,93 @@ impl fmt::Display for Filter {
         f.write_str(if self.text.is_empty() { "everything" } else { &self.text })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tests(text: &str, direction: Direction) -> Option<Vec<Match>> {
+        text.parse::<Filter>().unwrap_or_else(|why| panic!("{text}: {why}")).matches(direction)
+    }
+
+    #[test]
+    fn what_is_left_out_may_be_anything() {
+        for text in ["", "  "] {
+            for direction in [Direction::Outbound, Direction::Inbound] {
+                assert_eq!(tests(text, direction), Some(vec![]));
+            }
+        }
+        assert_eq!(tests("out", Direction::Outbound), Some(vec![]));
+        assert_eq!(tests("out", Direction::Inbound), None);
+        assert_eq!(tests("in udp", Direction::Outbound), None);
+        let filter: Filter = "tcp :80 eth1".parse().unwrap();
+        assert_eq!(
+            (filter.direction, filter.family, filter.to_string()),
+            (None, None, "tcp :80 eth1".into())
+        );
+        let one = |direction| filter.matches(direction).unwrap();
+        let port = || Match::is(Test::DestinationPort(vec!["80".parse().unwrap()]));
+        let name = || vec!["eth1".parse().unwrap()];
+        let tcp = || Match::is(Test::Protocol(Protocol::Tcp));
+        let wanted = [tcp(), port(), Match::is(Test::OutInterface(name()))];
+        assert_eq!(one(Direction::Outbound), wanted);
+        assert_eq!(one(Direction::Inbound), [tcp(), port(), Match::is(Test::InInterface(name()))]);
+    }
+
+    #[test]
+    fn every_word_is_a_condition() {
+        let text = "out tcp uid=1000 gid=5 mark=0x7 packet=later route=away dev=lo 10.0.0.1:9 -> 10.1.2.3";
+        let filter: Filter = text.parse().unwrap();
+        assert_eq!(filter.family, Some(Family::V4));
+        let said: Vec<Match> = filter.matches(Direction::Outbound).unwrap();
+        let wanted = [
+            Match::is(Test::Protocol(Protocol::Tcp)),
+            Match::is(Test::Source(vec!["10.0.0.1/32".parse().unwrap()])),
+            Match::is(Test::Destination(vec!["10.1.2.3/32".parse().unwrap()])),
+            Match::is(Test::SourcePort(vec!["9".parse().unwrap()])),
+            Match::is(Test::OwnerUid(vec![Uid::of(1000).unwrap()])),
+            Match::is(Test::OwnerGid(vec![Gid::of(5).unwrap()])),
+            Match::is(Test::Mark(Mark(7))),
+            Match::not(Test::FirstPacket),
+            Match::not(Test::DestinationIsLocal),
+            Match::is(Test::OutInterface(vec![IfName::lo()])),
+        ];
+        assert_eq!(said, wanted);
+        for text in ["out udp src=[fd00::1]:5 [fd00::9]:80", "in icmpv6 fd00::9"] {
+            assert_eq!(text.parse::<Filter>().unwrap().family, Some(Family::V6), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_asked_for_is_a_fault() {
+        for (text, word) in [
+            ("in tcp uid=5 :80", "outbound connections only"),
+            ("uid=5", "begin with out"),
+            ("out uid=4294967295", "stands for no id"),
+            ("out uid=x", "not a number"),
+            ("out :80", "a port needs a protocol"),
+            ("out icmp 10.0.0.1:80", "a port needs a protocol"),
+            ("out udp packet=first", "tcp only"),
+            ("out tcp packet=second", "first or later"),
+            ("out tcp state=new", "conntrack"),
+            ("out tcp connmark=1", "conntrack"),
+            ("out tcp groups=5", "supplementary"),
+            ("out tcp route=there", "local, away or forward"),
+            ("out tcp color=red", "no such word"),
+            ("out tcp mark=1 mark=2", "said twice"),
+            ("out tcp eth0 eth1", "one interface too many"),
+            ("out tcp 10.0.0.1 10.0.0.2", "one address too many"),
+            ("out tcp src=10.0.0.1 10.0.0.3 -> 10.0.0.2", "one address too many"),
+            ("out tcp 10.0.0.1 -> [fd00::1]:80", "two families"),
+            ("out tcp fd00::1:99999", "not an address"),
+            ("out tcp 10.0.0.1:0", "not a port"),
+            ("out tcp 10.0.0.300", "not an address"),
+            ("out tcp tcp/80", "interface"),
+        ] {
+            let said = text.parse::<Filter>().expect_err(text);
+            assert!(said.contains(word), "{text}: {said}");
+        }
+        let said = "in tcp uid=5 state=new 10.0.0.300".parse::<Filter>().expect_err("faults");
+        assert_eq!(said.split("; ").count(), 4, "{said}");
+    }
+}

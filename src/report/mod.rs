@@ -18,7 +18,7 @@ pub use matrix::{Differences, Matrix};
 pub use outcome::{Applied, Cleaned, Confirmed};
 pub use planned::Planned;
 pub use status::{Counter, Status};
-pub use traced::Traced;
+pub use traced::{Ended, Ends, Hit, TraceStep, Traced};
 pub use verified::{Checked, How, Verified};
 pub use watched::Watched;
 

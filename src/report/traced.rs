@@ -26,7 +26,7 @@ pub struct Traced {
     /// The packet's mark as it set out or arrived.
     pub mark: u32,
     /// The way.
-    pub trail: Vec<Line>,
+    pub trail: Vec<TraceStep>,
     /// Where it ended.
     pub end: Ended,
     /// The kernel had no room for all that it had to say meanwhile: parts of the way may be missing.
@@ -46,7 +46,7 @@ pub struct Ends {
 
 /// A step of the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Line {
+pub enum TraceStep {
     /// A base chain is called.
     Enter {
         /// Its table and name.
@@ -138,7 +138,7 @@ impl Traced {
     /// Whether a rule on the way is not known: the rules have changed since they were read.
     #[must_use]
     pub fn is_outdated(&self) -> bool {
-        self.trail.iter().any(|line| matches!(line, Line::Rule(Hit { number: None, .. })))
+        self.trail.iter().any(|line| matches!(line, TraceStep::Rule(Hit { number: None, .. })))
     }
 }
 
@@ -175,7 +175,7 @@ fn named(event: &Event) -> String {
     format!("{inet}{} {}", event.table, event.chain)
 }
 
-fn trail(packet: &Packet, listing: &Listing) -> Vec<Line> {
+fn trail(packet: &Packet, listing: &Listing) -> Vec<TraceStep> {
     let mut trail = Vec::new();
     let mut header = packet.header;
     let mut mark = packet.mark;
@@ -185,7 +185,7 @@ fn trail(packet: &Packet, listing: &Listing) -> Vec<Line> {
         let event = match step {
             Step::Event(event) => event,
             Step::Back => {
-                trail.push(Line::Way("out over lo, and back in"));
+                trail.push(TraceStep::Way("out over lo, and back in"));
                 continue;
             }
         };
@@ -193,7 +193,7 @@ fn trail(packet: &Packet, listing: &Listing) -> Vec<Line> {
         if let Some(seen) = event.header {
             (header, calls) = (seen, Vec::new());
             let base = listing.base(event.of, family, &event.table, &event.chain);
-            trail.push(Line::Enter { chain: named(event), priority: base.map(|base| base.priority) });
+            trail.push(TraceStep::Enter { chain: named(event), priority: base.map(|base| base.priority) });
         }
         let changed = (event.mark != mark).then_some(event.mark);
         match &event.deed {
@@ -202,7 +202,7 @@ fn trail(packet: &Packet, listing: &Listing) -> Vec<Line> {
                 let found = listing.rule((event.of, family), place, *handle, &header);
                 let rule = found.map(|found| found.rule);
                 let text = |rule: &crate::rules::Rule| rule.seen.as_ref().map(|seen| seen.spec.clone());
-                trail.push(Line::Rule(Hit {
+                trail.push(TraceStep::Rule(Hit {
                     chain: named(event),
                     number: found.map(|found| found.number),
                     handle: *handle,
@@ -226,7 +226,7 @@ fn trail(packet: &Packet, listing: &Listing) -> Vec<Line> {
             }
             Deed::End => back(&mut calls),
             Deed::Policy(accepts) => {
-                trail.push(Line::Policy { chain: named(event), accepts: *accepts });
+                trail.push(TraceStep::Policy { chain: named(event), accepts: *accepts });
             }
         }
     }
@@ -257,12 +257,14 @@ impl Ends {
     }
 }
 
-impl Line {
+impl TraceStep {
     fn text(&self) -> String {
         match self {
-            Line::Enter { chain, priority: Some(priority) } => format!("  {chain} (priority {priority})"),
-            Line::Enter { chain, priority: None } => format!("  {chain}"),
-            Line::Rule(hit) => {
+            TraceStep::Enter { chain, priority: Some(priority) } => {
+                format!("  {chain} (priority {priority})")
+            }
+            TraceStep::Enter { chain, priority: None } => format!("  {chain}"),
+            TraceStep::Rule(hit) => {
                 let indent = "  ".repeat(hit.depth + 2);
                 let number = hit.number.map_or_else(|| "?".to_owned(), |number| number.to_string());
                 let name = hit.chain.rsplit(' ').next().unwrap_or_default();
@@ -273,20 +275,20 @@ impl Line {
                 let mark = hit.mark.map(|mark| format!(", mark {}", hex(mark))).unwrap_or_default();
                 format!("{indent}{at} {rule}\n{indent}  {clause}{}{mark}", hit.verdict)
             }
-            Line::Policy { chain, accepts } => {
+            TraceStep::Policy { chain, accepts } => {
                 let does = if *accepts { "lets it through" } else { "drops it" };
                 format!("    end of {chain}: {does}")
             }
-            Line::Way(way) => format!("  -> {way}"),
+            TraceStep::Way(way) => format!("  -> {way}"),
         }
     }
 
     fn json(&self) -> Value {
         match self {
-            Line::Enter { chain, priority } => {
+            TraceStep::Enter { chain, priority } => {
                 json!({ "step": "chain", "chain": chain, "priority": priority })
             }
-            Line::Rule(hit) => {
+            TraceStep::Rule(hit) => {
                 let mut value = Map::new();
                 value.insert("step".into(), "rule".into());
                 value.insert("chain".into(), hit.chain.as_str().into());
@@ -307,10 +309,10 @@ impl Line {
                 }
                 Value::Object(value)
             }
-            Line::Policy { chain, accepts } => {
+            TraceStep::Policy { chain, accepts } => {
                 json!({ "step": "policy", "chain": chain, "accepts": accepts })
             }
-            Line::Way(way) => json!({ "step": "way", "to": way }),
+            TraceStep::Way(way) => json!({ "step": "way", "to": way }),
         }
     }
 }
@@ -321,7 +323,7 @@ impl Report for Traced {
         let by = if *direction == "out" { "by" } else { "from" };
         let said = if *mark == 0 { String::new() } else { format!(", mark {}", hex(*mark)) };
         let mut all = vec![format!("{direction} {protocol} {} -> {}{said}", ends.source, ends.text(by))];
-        all.extend(self.trail.iter().map(Line::text));
+        all.extend(self.trail.iter().map(TraceStep::text));
         all.push(match &self.end {
             Ended::Delivered(ends, _) => format!("  -> to a socket of this host: {}", ends.text("from")),
             Ended::Sent(ends, _) => format!("  -> to another host: {}", ends.text("by")),
@@ -361,7 +363,7 @@ impl Report for Traced {
         json!({
             "schema": "mesh-init/trace/v1",
             "packet": packet,
-            "trail": self.trail.iter().map(Line::json).collect::<Vec<_>>(),
+            "trail": self.trail.iter().map(TraceStep::json).collect::<Vec<_>>(),
             "end": end,
             "incomplete": self.incomplete,
         })

@@ -11,7 +11,8 @@ use mesh_init::policy::settings::{Output, Variant};
 use mesh_init::policy::validate::{self, Request};
 use mesh_init::policy::{Facts, Families, Family, Layout, RuleId};
 use mesh_init::report::{
-    Applied, Checked, Cleaned, Confirmed, Counter, Failure, How, Report, Status, Verified, Watched,
+    Applied, Checked, Cleaned, Confirmed, Counter, Ended, Ends, Failure, Hit, How, Report, Status, TraceStep,
+    Traced, Verified, Watched,
 };
 use serde_json::Value;
 use std::time::Duration;
@@ -165,6 +166,70 @@ fn status() {
         notes: vec!["both iptables hold rules of ours: a move was interrupted, apply again".into()],
     };
     assert_golden("status-unknown.json", &unknown);
+}
+
+#[test]
+fn trace() {
+    let ends = |destination: &str, interface: &str| Ends {
+        source: "10.0.0.1:40000".into(),
+        destination: destination.into(),
+        interface: Some(interface.into()),
+    };
+    let hit = |chain: &str, handle, depth, verdict: &str| Hit {
+        chain: chain.into(),
+        number: None,
+        handle,
+        depth,
+        rule: None,
+        clause: None,
+        comment: None,
+        verdict: verdict.into(),
+        mark: None,
+    };
+    let enter = |chain: &str, priority| TraceStep::Enter { chain: chain.into(), priority: Some(priority) };
+    let trail = vec![
+        enter("mangle OUTPUT", -150),
+        TraceStep::Rule(Hit {
+            number: Some(1),
+            rule: Some("-p tcp -j MARK --set-xmark 0x7/0xffffffff".into()),
+            mark: Some(7),
+            ..hit("mangle OUTPUT", 3, 0, "continue")
+        }),
+        TraceStep::Policy { chain: "mangle OUTPUT".into(), accepts: true },
+        enter("nat OUTPUT", -100),
+        TraceStep::Rule(Hit {
+            number: Some(1),
+            rule: Some(
+                r#"-p tcp -m comment --comment "istio/install-istio-output" -j ISTIO_OUTPUT"#.to_owned(),
+            ),
+            clause: Some(RuleId::OutboundHook),
+            comment: Some("istio/install-istio-output".into()),
+            ..hit("nat OUTPUT", 9, 0, "jump ISTIO_OUTPUT")
+        }),
+        // It was gone by the time that it was looked for.
+        TraceStep::Rule(hit("nat ISTIO_OUTPUT", 12, 1, "accept")),
+        TraceStep::Way("out over lo, and back in"),
+    ];
+    let traced = Traced {
+        direction: "out",
+        protocol: "tcp".into(),
+        ends: ends("10.1.2.3:80", "eth0"),
+        mark: 0,
+        trail,
+        end: Ended::Delivered(ends("127.0.0.1:15001", "lo"), 7),
+        incomplete: false,
+    };
+    assert_golden("trace.json", &traced);
+    let text = traced.text();
+    for line in [
+        "out tcp 10.0.0.1:40000 -> 10.1.2.3:80 by eth0",
+        "      continue, mark 0x7",
+        "      outbound.hook: jump ISTIO_OUTPUT",
+        "      ISTIO_OUTPUT ? (handle 12: it is gone)",
+        "  -> to a socket of this host: 127.0.0.1:15001 from lo",
+    ] {
+        assert!(text.lines().any(|of| of == line), "expected {line:?}, seen {text}");
+    }
 }
 
 #[test]

@@ -85,9 +85,8 @@ fn event(message: Message<'_>) -> Option<Event> {
         Some(Deed::Rule { handle: said.u64(NFTA_TRACE_RULE_HANDLE)?, verdict })
     };
     let deed = match said.u32(NFTA_TRACE_TYPE)? {
-        NFT_TRACETYPE_RULE => rule()?,
-        // A rule that says return has a number, a chain's end has none.
-        NFT_TRACETYPE_RETURN => rule().unwrap_or(Deed::End),
+        // A rule has a number. What has none is a chain's end, whichever type it comes under (6.18 says rule).
+        NFT_TRACETYPE_RULE | NFT_TRACETYPE_RETURN => rule().unwrap_or(Deed::End),
         NFT_TRACETYPE_POLICY => Deed::Policy(said.u32(NFTA_TRACE_POLICY)? != 0),
         _ => return None,
     };
@@ -130,7 +129,7 @@ where
 mod tests {
     use super::*;
     use crate::backend::nftables::abi::{
-        NF_ACCEPT, NFT_JUMP, NFT_RETURN, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE,
+        NF_ACCEPT, NFT_CONTINUE, NFT_JUMP, NFT_RETURN, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE,
     };
     use crate::backend::nftables::wire::{Head, Writer, nft};
 
@@ -170,6 +169,11 @@ mod tests {
         });
         message(&mut writer, |body| body.u32(NFTA_TRACE_TYPE, NFT_TRACETYPE_RETURN));
         message(&mut writer, |body| {
+            body.u32(NFTA_TRACE_TYPE, NFT_TRACETYPE_RULE);
+            let code = NFT_CONTINUE.cast_unsigned();
+            body.nest(NFTA_TRACE_VERDICT, |verdict| verdict.u32(NFTA_VERDICT_CODE, code));
+        });
+        message(&mut writer, |body| {
             body.u32(NFTA_TRACE_TYPE, NFT_TRACETYPE_RETURN);
             body.u64(NFTA_TRACE_RULE_HANDLE, 13);
             let code = NFT_RETURN.cast_unsigned();
@@ -187,8 +191,8 @@ mod tests {
         let deeds: Vec<&Deed> = read.iter().map(|event| &event.deed).collect();
         let back = Code { code: NFT_RETURN, chain: None };
         let rule = |handle, verdict| Deed::Rule { handle, verdict };
-        assert_eq!(deeds, [&rule(12, verdict), &Deed::End, &rule(13, back), &Deed::Policy(true)]);
-        assert_eq!(read.iter().map(|event| event.mark).collect::<Vec<_>>(), [9, 0, 0, 0]);
+        assert_eq!(deeds, [&rule(12, verdict), &Deed::End, &Deed::End, &rule(13, back), &Deed::Policy(true)]);
+        assert_eq!(read.iter().map(|event| event.mark).collect::<Vec<_>>(), [9, 0, 0, 0, 0]);
         let header = read[0].header.unwrap();
         assert_eq!((header.protocol, header.ports), (6, Some((40000, 80))));
         assert_eq!((header.source, header.destination).1.to_string(), "10.1.2.3");

@@ -145,3 +145,54 @@ fn handles(dump: &[u8]) -> BTreeMap<(u8, String, String), Vec<u64>> {
     }
     handles
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::Match;
+
+    fn rule(ports: &str, verdict: Verdict) -> Rule {
+        let ports = Test::DestinationPort(ports.split(',').map(|port| port.parse().unwrap()).collect());
+        let matches = vec![Match::is(ports)];
+        Rule { id: None, matches, verdict, comment: None, place: crate::rules::Place::Last, seen: None }
+    }
+
+    fn header(port: u16) -> Header {
+        let (source, destination) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let ports = Some((40_000, port));
+        Header { protocol: 6, source, destination, ports, arrived: Some(2), leaves: None }
+    }
+
+    fn listing(rules: Vec<(u64, usize, Rule)>) -> Listing {
+        let key = (2, Family::V4, "t".to_owned(), "c".to_owned());
+        Listing { chains: BTreeMap::from([(key, Listed { base: None, rules })]) }
+    }
+
+    #[test]
+    fn a_look_up_is_the_rule_of_the_packets_port() {
+        let rules = vec![
+            (5, 1, rule("22,1000-2000", Verdict::Return)),
+            (5, 2, rule("80", Verdict::Accept)),
+            (6, 3, rule("80", Verdict::Drop)),
+        ];
+        let listing = listing(rules);
+        let number = |handle, port| {
+            let found = listing.rule((2, Family::V4), ("t", "c"), handle, &header(port));
+            found.map(|found| found.number)
+        };
+        assert_eq!([number(5, 22), number(5, 1500), number(5, 80)], [Some(1), Some(1), Some(2)]);
+        assert_eq!((number(6, 80), number(7, 80)), (Some(3), None));
+        let other = listing.rule((1, Family::V4), ("t", "c"), 5, &header(22));
+        assert_eq!(other, None);
+    }
+
+    #[test]
+    fn what_tproxy_leaves_is_dropped_by_the_same_rule() {
+        let (port, mark) = ("15006".parse().unwrap(), crate::policy::Mark(1337));
+        let tproxy = rule("80", Verdict::Tproxy { port, mark });
+        let last = rule("81", Verdict::Accept);
+        let read = vec![(3, tproxy.clone()), (5, last.clone())];
+        let numbered = numbered(read.into_iter(), &[3, 4, 5]);
+        assert_eq!(numbered, [(3, 1, tproxy.clone()), (5, 2, last), (4, 1, tproxy)]);
+    }
+}

@@ -149,3 +149,57 @@ pub fn tables(dump: &[u8]) -> Vec<(Family, Option<u32>)> {
     })
     .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::nftables::decode;
+    use crate::rules::{Kind, Table};
+
+    #[test]
+    fn what_is_made_marks_what_the_filter_says() {
+        for (filter, families, marked) in [
+            ("", 2, &["output", "prerouting"][..]),
+            ("out tcp uid=1000 10.1.2.3:80", 1, &["output"]),
+            ("in udp eth0 [fd00::9]:53", 1, &["prerouting"]),
+        ] {
+            let batch = create(&filter.parse().unwrap(), true).unwrap().bytes(None).unwrap();
+            let decoded = decode(&batch);
+            assert_eq!(decoded.rules.chains.len(), families * 4, "{filter}");
+            for chain in &decoded.rules.chains {
+                assert_eq!(chain.table, Table::Other(TABLE.into()));
+                let base = chain.base.expect("a base chain");
+                let first = matches!(base.hook, Hook::Output | Hook::Prerouting);
+                let priority = if first { i32::MIN } else { i32::MAX };
+                assert_eq!((base.kind, base.priority, base.accepts), (Kind::Filter, priority, true));
+                assert_eq!(chain_name(base.hook), chain.name);
+                let marks = chain.rules.iter().map(|rule| rule.verdict.clone()).collect::<Vec<_>>();
+                let wanted = marked.contains(&chain.name.as_str());
+                assert_eq!(marks.len(), usize::from(wanted), "{filter}: {}", chain.name);
+                assert!(marks.iter().all(|mark| matches!(mark, Verdict::Opaque(_))), "{marks:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn tables_are_found_with_their_owners() {
+        let filter: Filter = "out tcp 10.0.0.1".parse().unwrap();
+        let flags = |owned| {
+            let bytes = create(&filter, owned).unwrap().bytes(None).unwrap();
+            assert_eq!(tables(&bytes), [(Family::V4, None)]);
+            let table = messages(&bytes).find(|message| message.nft() == Some(NFT_MSG_NEWTABLE)).unwrap();
+            table.attributes.u32(NFTA_TABLE_FLAGS)
+        };
+        assert_eq!((flags(true), flags(false)), (Some(2), Some(0)));
+        let mut others = Batch::new();
+        for (name, owner) in [(TABLE, 77), ("other", 78)] {
+            others.push((NFT_MSG_NEWTABLE, 0, nfproto(Family::V6)), name, "", |body| {
+                body.text(NFTA_TABLE_NAME, name);
+                body.u32(NFTA_TABLE_OWNER, owner);
+            });
+        }
+        assert_eq!(tables(&others.bytes(None).unwrap()), [(Family::V6, Some(77))]);
+        assert!(removal(&[]).is_empty());
+        assert_eq!(removal(&[Family::V4, Family::V6]).objects().len(), 2);
+    }
+}
