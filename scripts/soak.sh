@@ -3,10 +3,10 @@
 #
 # usage: scripts/soak.sh [PART...]      agree: ten million pairs of a policy and a connection
 #                                       replace: replacements under connecting clients, twenty times the check's
-#                                       native: the same of nftables, and moves from and to it
+#                                       native: the same of nftables, and moves from and to it, 25 times
 #                                       kill: kills at any instant, twenty times the check's
 #
-# Prints each part's time; status 1 if one fails. replace and kill need root (sudo is asked if you are not).
+# Prints each part's time; status 1 if one fails. All but agree need root (sudo is asked if you are not).
 set -euo pipefail
 shopt -s inherit_errexit
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
