@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Builds the image of deploy/Containerfile and runs it as an init container: podman and runc, a read-only root, two
-# capabilities, in network namespaces of its own; with both iptables, IPv4 and IPv6, and real connections. Then checks
-# deploy/compose, whose init containers it runs as they stand there.
+# Runs the static binary alone in a root folder that holds nothing else, with nftables. Then builds the image of
+# deploy/Containerfile and runs it as an init container: podman and runc, a read-only root, two capabilities, in network
+# namespaces of its own; with both iptables, IPv4 and IPv6, and real connections. Then checks deploy/compose, whose init
+# containers it runs as they stand there.
 #
 # usage: scripts/image.sh [--output FILE]     --output also writes the image there, as an OCI archive.
 #
@@ -18,7 +19,7 @@ readonly proxy_uid=1337 app_uid=1000
 readonly -A elsewhere=([4]=10.79.0.2 [6]=fd79::2)
 
 passed=0 failed=0
-work='' netns='' listener='' output=''
+work='' root='' netns='' listener='' output=''
 
 main() {
     case ${1-} in
@@ -27,7 +28,7 @@ main() {
     *) die 64 "unknown argument '$1'" ;;
     esac
     need_root
-    need_packages iptables-nft=iptables ip=iproute2 nsenter=util-linux buildah=buildah podman=podman runc=runc \
+    need_packages iptables-nft=iptables nft=nftables ip=iproute2 nsenter=util-linux strace=strace buildah=buildah podman=podman runc=runc \
         "$PYTHON=python3" /usr/lib/python3/dist-packages/yaml/__init__.py=python3-yaml
     local bin=${MESH_INIT_BIN-}
     [[ -n $bin ]] || bin=$(build)
@@ -40,6 +41,7 @@ main() {
     trap 'exit 143' TERM HUP
     work=$(mktemp -d "${TMPDIR:-/tmp}/mesh-init-image.XXXXXX")
     chmod 755 "$work"
+    alone "$bin"
     tools
     make_image "$bin"
     try legacy
@@ -74,6 +76,64 @@ check() { # WHAT COMMAND...
 }
 
 not() { ! "$@"; }
+
+# === Alone ===
+
+# The program in a root folder with nothing but itself: no /proc, no /dev, no /etc, no iptables. nftables needs none of
+# it, and whatever is asked is one program run.
+alone() { # BINARY
+    local flags=(-p 15001 -u "$proxy_uid") words='on nftables (no iptables is installed)' backend family
+    root=$work/alone
+    install -D -m 755 "$1" "$root/mesh-init"
+    for backend in nftables auto; do
+        printf '\n== alone, %s\n' "$backend"
+        if [[ $backend == nftables ]]; then
+            flags+=(--backend nftables) words='on nftables (asked for)'
+        else
+            flags=("${flags[@]:0:4}") words='on nftables (no iptables is installed)'
+        fi
+        make_namespace
+        for family in -4 -6; do ip -n "$netns" "$family" route add default dev eth0; done
+        check 'it makes the rules' once 0 "$words" "${flags[@]}"
+        check 'for IPv4 and IPv6' tables 2
+        check 'again, it has nothing to do' once 0 'nothing to do' "${flags[@]}"
+        for family in 4 6; do check "IPv$family: a connection of uid $app_uid gets to the proxy" connects "$family"; done
+        check 'it tells what it would change' once 0 'chain nat_outbound' plan --live "${flags[@]}" -i 10.79.0.0/16
+        check 'it replaces them' once 0 '^changed ' "${flags[@]}" -i 10.79.0.0/16,fd79::/64
+        for family in 4 6; do check "IPv$family: a connection of uid $app_uid gets to the proxy" connects "$family"; done
+        check 'it says what is captured' once 0 '^captured: ' status
+        check 'it tries it' once 0 'inbound IPv6: captured (conntrack)' verify
+        check 'and elsewhere than at a proxy' once 0 '^changed ' -p 15009 "${flags[@]:2}"
+        check 'with a token' once 0 'outbound IPv4: captured (probe)' verify --strict
+        check 'it explains the rules' once 0 '^captured -> 15009: ' explain --live 'out tcp uid=1000 [fd79::2]:80'
+        check 'it takes them away' once 0 'removed' clean
+        check 'all of them' tables 0
+        end_namespace
+    done
+    check 'the folder holds nothing else' test "$(ls -A "$root")" = mesh-init
+    # That the count counts: iptables is run by programs.
+    make_namespace
+    check 'iptables takes more than one program' not once_in / 0 changed "$1" -p 15001 --iptables-variant nft
+    end_namespace
+}
+
+once() { once_in "$root" "$1" "$2" /mesh-init "${@:3}"; } # CODE TEXT ARGUMENT...
+
+# once_in ROOT CODE TEXT PROGRAM ARGUMENT...: it ends with that code, saying that text, having been the one program that
+# was run since its folder became the root.
+once_in() {
+    local rc=0 runs
+    in_image nsenter --net="/run/netns/$netns" env -i PATH="$PATH" strace -f -qq \
+        -e trace=execve,execveat -e signal=none -o "$work/strace" chroot "$1" "${@:4}" || rc=$?
+    runs=$(grep -c 'exec.* = 0$' "$work/strace")
+    ((rc == $2 && runs == 2)) && grep -q -e "$3" "$work/log" && return
+    echo "      exit $rc, $((runs - 1)) programs"
+    return 1
+}
+
+tables() { # N
+    (($(ip netns exec "$netns" nft list tables | grep -c '^table ip6\? mesh_init$') == $1))
+}
 
 # === The image ===
 

@@ -12,4 +12,5 @@ mod walk;
 pub use conn::Conn;
 pub use decision::{Capture, Decision, Outcome};
 pub use filter::Filter;
+pub use opaque::DESTINATION_TRANSLATED;
 pub use walk::evaluate;

@@ -28,6 +28,13 @@ const HARMLESS: [&str; 21] = [
     "ECN",
 ];
 
+/// Expressions of nf_tables of that kind, as `backend::nftables` calls them; the source of a packet is not looked at
+/// any more once it leaves.
+const HARMLESS_OF_NFT: [&str; 3] = ["expr dup", "expr masq", "expr flow_offload"];
+
+/// nft's condition that the connection's destination was translated (net/netfilter/nft_ct.c, `NFT_CT_STATUS`).
+pub const DESTINATION_TRANSLATED: &str = "ct status dnat";
+
 /// What is known of a verdict that is kept as text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Known {
@@ -43,6 +50,11 @@ pub(super) enum Known {
 
 /// What is known of a target, as iptables-save prints it.
 pub(super) fn target(text: &str) -> Known {
+    match text {
+        "expr reject" => return Known::Dropped,
+        _ if HARMLESS_OF_NFT.contains(&text) => return Known::Nothing,
+        _ => {}
+    }
     let words: Vec<&str> = text.strip_prefix("-j ").unwrap_or_default().split(' ').collect();
     match words.as_slice() {
         ["REJECT", ..] => Known::Dropped,
@@ -64,6 +76,9 @@ fn flips(bits: &str) -> Option<Known> {
 /// Whether a condition holds: `--ctstate` with words that are no states of conntrack's, as firewalls of hosts have
 /// them (net/netfilter/xt_conntrack.c, `conntrack_mt`). `translated` is whether the connection's destination is.
 pub(super) fn condition(text: &str, state: ConnState, translated: bool) -> Option<bool> {
+    if text == DESTINATION_TRANSLATED {
+        return condition("--ctstate DNAT", state, translated);
+    }
     let negated = text.strip_prefix("! ");
     let words = negated.unwrap_or(text).strip_prefix("--ctstate ").filter(|words| !words.contains(' '))?;
     let (mut holds, mut unclear) = (false, false);
@@ -96,6 +111,8 @@ mod tests {
         assert_eq!(mark("-j MARK --set-xmark 0x1/0xffffffff", 0x4001), Some(1));
         assert_eq!(mark("-j MARK --set-xmark 0x1", 0), None);
         assert_eq!(target("-j REJECT --reject-with icmp-port-unreachable"), Known::Dropped);
+        assert_eq!(target("expr reject"), Known::Dropped);
+        assert_eq!(target("expr queue"), Known::No);
         assert_eq!(target("-j LOG"), Known::Nothing);
         assert_eq!(target("-j NFQUEUE --queue-num 7"), Known::No);
     }
@@ -108,7 +125,11 @@ mod tests {
         assert_eq!(condition(kube, ConnState::Established, false), Some(false));
         assert_eq!(condition("--ctstate NEW,UNTRACKED", ConnState::New, false), Some(true));
         assert_eq!(condition("--ctstate SNAT", ConnState::New, false), None);
-        assert_eq!(condition("--ctstate DNAT", ConnState::Established, false), None);
+        for dnat in ["--ctstate DNAT", DESTINATION_TRANSLATED] {
+            assert_eq!(condition(dnat, ConnState::Established, false), None);
+            assert_eq!(condition(dnat, ConnState::New, false), Some(false));
+            assert_eq!(condition(dnat, ConnState::New, true), Some(true));
+        }
         assert_eq!(condition("--ctstate NEW --ctdir ORIGINAL", ConnState::New, false), None);
         assert_eq!(condition("-m statistic --mode random", ConnState::New, false), None);
     }

@@ -120,9 +120,12 @@ fn empty_tables_that_nobody_reads() {
     };
     for family in Family::BOTH {
         // Every table that there is.
-        let tables = ["raw", "mangle", "nat", "filter", "security"];
-        let text: String = tables.iter().map(|table| format!("*{table}\nCOMMIT\n")).collect();
-        crate::support::rules::restore(&netns, Variant::Nft, family, &text);
+        for table in ["raw", "mangle", "nat", "filter", "security"] {
+            for verb in ["-A OUTPUT -j ACCEPT", "-F"] {
+                let line: Vec<_> = ["-t", table].into_iter().chain(verb.split(' ')).collect();
+                Run::new(&netns, &Variant::Nft.program(family, ""), &line).ok();
+            }
+        }
     }
     mesh_init(&netns, &words((Variant::Nft, CLASSIC))).ok();
     bare("status").code(69).says("iptables-nft").says("chain ISTIO_");
@@ -140,9 +143,9 @@ fn empty_tables_that_nobody_reads() {
     bare(SCOPED).code(0).says("\nchanged ");
     // What somebody has there counts, whatever it is.
     for (make, unmake) in [
-        ("add rule ip filter INPUT tcp dport 1 drop", "flush chain ip filter INPUT"),
+        ("add rule ip filter OUTPUT tcp dport 1 drop", "flush chain ip filter OUTPUT"),
         ("add chain ip6 nat SOMEBODYS", "delete chain ip6 nat SOMEBODYS"),
-        ("add chain ip filter FORWARD { policy drop; }", "add chain ip filter FORWARD { policy accept; }"),
+        ("add chain ip filter OUTPUT { policy drop; }", "add chain ip filter OUTPUT { policy accept; }"),
     ] {
         Run::with_input(&netns, "nft", &["-f", "-"], &format!("{make}\n")).ok();
         let before = dump(&netns);

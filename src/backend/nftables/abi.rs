@@ -156,6 +156,9 @@ pub const NFTA_CT_KEY: u16 = 2;
 pub const NFTA_CT_DIRECTION: u16 = 3;
 pub const NFTA_CT_SREG: u16 = 4;
 pub const NFT_CT_STATE: u32 = 0;
+pub const NFT_CT_STATUS: u32 = 2;
+/// `IPS_DST_NAT` of linux/netfilter/nf_conntrack_common.h.
+pub const IPS_DST_NAT: u32 = 1 << 5;
 pub const NFT_CT_DIRECTION: u32 = 1;
 pub const NFT_CT_MARK: u32 = 3;
 /// Not 18, which is `NFT_CT_EVENTMASK` and is taken as silently.

@@ -4,15 +4,16 @@ use super::expr::Field;
 use super::rule::Scene;
 use super::set::Entry;
 use crate::backend::nftables::abi::{
-    IFNAMSIZ, NFT_CT_DIRECTION, NFT_CT_MARK, NFT_CT_STATE, NFT_FIB_RESULT_ADDRTYPE, NFT_META_IIFNAME,
-    NFT_META_L4PROTO, NFT_META_MARK, NFT_META_NFPROTO, NFT_META_OIFNAME, NFT_META_PROTOCOL, NFT_META_SKGID,
-    NFT_META_SKUID, NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFTA_FIB_F_DADDR, RTN_LOCAL,
-    TCP_FIRST_MASK, TCP_FLAGS_OFFSET, TCP_SYN,
+    IFNAMSIZ, IPS_DST_NAT, NFT_CT_DIRECTION, NFT_CT_MARK, NFT_CT_STATE, NFT_CT_STATUS,
+    NFT_FIB_RESULT_ADDRTYPE, NFT_META_IIFNAME, NFT_META_L4PROTO, NFT_META_MARK, NFT_META_NFPROTO,
+    NFT_META_OIFNAME, NFT_META_PROTOCOL, NFT_META_SKGID, NFT_META_SKUID, NFT_PAYLOAD_NETWORK_HEADER,
+    NFT_PAYLOAD_TRANSPORT_HEADER, NFTA_FIB_F_DADDR, RTN_LOCAL, TCP_FIRST_MASK, TCP_FLAGS_OFFSET, TCP_SYN,
 };
 use crate::backend::nftables::decode::INET;
 use crate::backend::nftables::encode::rule::{addresses, state_bit};
 use crate::backend::nftables::interval::{self, Interval, highest};
 use crate::backend::nftables::{nfproto, normal};
+use crate::eval::DESTINATION_TRANSLATED;
 use crate::policy::{Cidr, Family, Gid, IfName, Mark, PortRange, Uid};
 use crate::rules::{ConnState, Match, Protocol, Test};
 
@@ -67,6 +68,16 @@ impl Scene<'_> {
             Field::Meta(NFT_META_MARK) => one(exact(wanted).map(|mark| Test::Mark(Mark(mark)))),
             Field::Ct(NFT_CT_MARK, None) => one(exact(wanted).map(|mark| Test::Connmark(Mark(mark)))),
             Field::Ct(NFT_CT_STATE, None) => self.states(negated, wanted),
+            // nft says `ct status dnat` so: the bit is not zero.
+            Field::Ct(NFT_CT_STATUS, None) => match wanted {
+                Wanted::Equal(Some(mask), value)
+                    if *mask == IPS_DST_NAT.to_ne_bytes() && *value == [0; 4] =>
+                {
+                    let test = Test::Opaque(DESTINATION_TRANSLATED.to_owned());
+                    Some(Meaning::These(vec![Match { negated: !negated, test }]))
+                }
+                Wanted::Equal(..) | Wanted::Between(..) | Wanted::Beyond(..) | Wanted::In(_) => None,
+            },
             Field::Ct(NFT_CT_DIRECTION, None) => match wanted {
                 // IP_CT_DIR_ORIGINAL and IP_CT_DIR_REPLY: there is no third.
                 Wanted::Equal(None, value) if *value == [1] => one(Some(Test::Answer)),

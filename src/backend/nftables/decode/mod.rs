@@ -5,6 +5,7 @@
 
 pub mod expr;
 pub mod field;
+mod joined;
 pub mod rule;
 pub mod set;
 

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use super::expr::{self, Expr, Field};
 use super::field::{Meaning, Wanted, ports_of, stands_on};
-use super::set::{Held, Name};
+use super::set::{Entry, Held, Name};
 use crate::backend::nftables::abi::{
     NF_ACCEPT, NF_DROP, NF_NAT_RANGE_PROTO_SPECIFIED, NFT_CMP_EQ, NFT_CMP_GTE, NFT_CMP_LTE, NFT_CMP_NEQ,
-    NFT_CONTINUE, NFT_CT_MARK, NFT_CT_ZONE, NFT_GOTO, NFT_JUMP, NFT_META_MARK, NFT_NAT_DNAT,
-    NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_RETURN, NFTA_RULE_EXPRESSIONS,
-    NFTA_RULE_HANDLE, NFTA_RULE_USERDATA,
+    NFT_CONTINUE, NFT_CT_MARK, NFT_CT_ZONE, NFT_GOTO, NFT_JUMP, NFT_META_L4PROTO, NFT_META_MARK,
+    NFT_NAT_DNAT, NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER, NFT_RETURN,
+    NFTA_RULE_EXPRESSIONS, NFTA_RULE_HANDLE, NFTA_RULE_USERDATA,
 };
 use crate::backend::nftables::encode::rule::{addresses, protocol_in, protocol_of};
 use crate::backend::nftables::interval::{Interval, cidrs};
@@ -55,7 +55,7 @@ enum Content {
 }
 
 /// A condition while it is read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Asked {
     Of(Field, bool, Wanted),
     Opaque(String),
@@ -118,7 +118,8 @@ struct Reader {
     done: Vec<Done>,
     /// A condition came after something was done: what follows is not read.
     mixed: bool,
-    mapped: Option<Field>,
+    /// What a map is asked about: the fields that stand one behind the other.
+    mapped: Vec<Field>,
     counted: (u64, u64),
 }
 
@@ -136,11 +137,28 @@ impl Scene<'_> {
             }
             reader.step(self, expression);
         }
-        let Some(matches) = self.matches(&reader.asked) else { return sets };
+        for asked in self.each_protocol(reader.asked.clone()) {
+            let Some(matches) = self.matches(&asked) else { continue };
+            self.take(&reader, matches, comment.clone(), handle, rules);
+        }
+        sets
+    }
+
+    /// Adds what the rule comes to under these conditions.
+    fn take(
+        &self,
+        reader: &Reader,
+        matches: Vec<Match>,
+        comment: Option<String>,
+        handle: u64,
+        rules: &mut Vec<Taken>,
+    ) {
         let base =
             Rule { id: None, matches, verdict: Verdict::Continue, comment, place: Place::Last, seen: None };
         let read = match reader.done.as_slice() {
-            [Done::Map(map)] if !reader.mixed => self.expand(&base, map, reader.mapped),
+            [Done::Map(map)] if !reader.mixed => self
+                .expand(&base, map, &reader.mapped)
+                .or_else(|| self.joined_keys(&base, map, &reader.mapped)),
             _ => None,
         };
         let read = read.unwrap_or_else(|| vec![Rule { verdict: reader.verdict(), ..base }]);
@@ -160,7 +178,28 @@ impl Scene<'_> {
                 }
             }
         }
-        sets
+    }
+
+    /// The model's rules name one protocol: one that names a set of them is a rule for each, which exclude each other.
+    fn each_protocol(&self, asked: Vec<Asked>) -> Vec<Vec<Asked>> {
+        let of_set = |asked: &Asked| match asked {
+            Asked::Of(Field::Meta(NFT_META_L4PROTO), false, Wanted::In(set)) => self.entries(set, 1),
+            Asked::Of(..) | Asked::Opaque(_) => None,
+        };
+        let found = asked.iter().enumerate().find_map(|(at, asked)| Some((at, of_set(asked)?)));
+        let Some((at, entries)) = found else { return vec![asked] };
+        let single = |(of, ..): &Entry<'_>| u8::try_from(of.first).ok().filter(|_| of.first == of.last);
+        let Some(protocols) = entries.iter().map(single).collect::<Option<Vec<u8>>>() else {
+            return vec![asked];
+        };
+        let named = |protocol: u8| {
+            let mut asked = asked.clone();
+            if let Some(Asked::Of(.., wanted)) = asked.get_mut(at) {
+                *wanted = Wanted::Equal(None, vec![protocol]);
+            }
+            asked
+        };
+        protocols.into_iter().map(named).collect()
     }
 
     /// The tests that the conditions come to; `None` if no packet of the family fulfils them.
@@ -214,8 +253,8 @@ impl Scene<'_> {
 
     /// A look-up of a port or an address as the rules that it stands for; `None` if it is another, or the map is not
     /// known.
-    fn expand(&self, base: &Rule, map: &str, field: Option<Field>) -> Option<Vec<Rule>> {
-        let (test, length) = self.member(base, field?)?;
+    fn expand(&self, base: &Rule, map: &str, fields: &[Field]) -> Option<Vec<Rule>> {
+        let (test, length) = self.member(base, *fields.first()?)?;
         let mut rules = Vec::new();
         for (interval, code, userdata, [packets, bytes]) in self.entries(map, length)? {
             let mut rule = Rule { verdict: verdict(code?), ..base.clone() };
@@ -249,10 +288,7 @@ impl Reader {
                 self.ask(register, negated, |mask| mask.is_none().then_some(Wanted::In(set)));
             }
             Expr::Lookup { set, register, answer: Some(None), .. } => {
-                self.mapped = match self.registers.get(&register) {
-                    Some(Content::Field(field, None)) => Some(*field),
-                    _ => None,
-                };
+                self.mapped = self.joined(register);
                 self.done.push(Done::Map(set));
             }
             Expr::Lookup { .. } => self.lose("lookup"),
@@ -296,14 +332,20 @@ impl Reader {
         }
     }
 
+    /// The fields that stand one behind the other from a register on.
+    fn joined(&self, mut register: usize) -> Vec<Field> {
+        let mut fields = Vec::new();
+        while let Some(Content::Field(field, None)) = self.registers.get(&register) {
+            fields.push(*field);
+            register += field.registers();
+        }
+        fields
+    }
+
     /// A register is written; what overlaps it is gone. Addresses and names take four of the small ones.
     fn put(&mut self, to: usize, content: Content) {
         let size = |content: &Content| match content {
-            Content::Field(Field::Payload { length, .. }, _) => {
-                usize::try_from(*length).map_or(4, |length| length.div_ceil(4))
-            }
-            Content::Field(Field::Meta(6 | 7), _) => 4,
-            Content::Field(..) => 1,
+            Content::Field(field, _) => field.registers(),
             Content::Value(value) => value.len().div_ceil(4),
         };
         let end = to + size(&content);
@@ -411,9 +453,12 @@ impl Reader {
             all => {
                 let words = all.iter().map(|done| match done {
                     Done::Verdict(verdict) => text::verdict(verdict),
-                    Done::Map(map) => match self.mapped {
-                        Some(field) => format!("{} vmap @{map}", text::field(field)),
-                        None => format!("vmap @{map}"),
+                    Done::Map(map) => match self.mapped.is_empty() {
+                        true => format!("expr {} vmap @{map}", self.unfollowed),
+                        false => {
+                            let fields: Vec<_> = self.mapped.iter().copied().map(text::field).collect();
+                            format!("{} vmap @{map}", fields.join(" . "))
+                        }
                     },
                     Done::Tproxy(port) => format!("tproxy to :{port}"),
                 });
@@ -427,7 +472,7 @@ impl Reader {
     }
 }
 
-fn verdict(code: &Code) -> Verdict {
+pub(super) fn verdict(code: &Code) -> Verdict {
     match (code.code, &code.chain) {
         (NF_ACCEPT, _) => Verdict::Accept,
         (NF_DROP, _) => Verdict::Drop,

@@ -87,6 +87,19 @@ impl Held {
         self.flags & NFT_SET_MAP != 0
     }
 
+    /// Its keys of so many bytes and what it says of each, where each stands for itself; `None` if they do not, if some
+    /// are not known, or if what it holds may change by itself.
+    #[must_use]
+    pub fn single_keys(&self, length: usize) -> Option<impl Iterator<Item = (&[u8], Option<&Code>)>> {
+        let plain = self.key_length == length
+            && self.flags & (NFT_SET_INTERVAL | NFT_SET_TIMEOUT | NFT_SET_EVAL) == 0
+            && !self.strange
+            && self.elements.iter().all(|(element, _)| element.key.len() == length);
+        let said =
+            self.elements.iter().map(|(element, _)| (element.key.as_slice(), element.verdict.as_ref()));
+        plain.then_some(said)
+    }
+
     /// Its keys as numbers, in order; `None` if they are not plain ones of so many bytes, all of them known, or if
     /// what it holds may change by itself.
     #[must_use]
