@@ -46,7 +46,9 @@ part_lint() {
     cargo clippy --locked --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps --lib
     shellcheck -x scripts/*.sh scripts/e2e/*.sh .ci/run
-    gcc -static -O2 -Wall -Wextra -Werror -o /dev/null benches/launcher.c
+    for program in launcher connect; do
+        gcc -static -O2 -Wall -Wextra -Werror -o /dev/null "benches/$program.c"
+    done
 }
 
 part_deny() {
