@@ -13,6 +13,7 @@
 
 pub mod backend;
 pub mod cli;
+pub mod cni;
 pub mod error;
 pub mod eval;
 pub mod host;

@@ -35,27 +35,42 @@ pub fn parse(path: &str, text: &str, faults: &mut Faults) -> Raw {
     }
 }
 
-/// Reads an already parsed tree (an annotation, a CNI configuration's `policy`).
+/// Reads an already parsed tree.
 #[must_use]
 pub fn from_tree(path: &str, tree: &Value, faults: &mut Faults) -> Raw {
-    let mut reader = Reader { path, raw: Raw::default(), faults };
+    let origin = |key: &str| Origin::Config { path: path.to_owned(), key: key.to_owned() };
+    walk(tree, &origin, faults)
+}
+
+/// Reads JSON that stands in something else (an annotation, a CNI configuration's `policy`); `origin` says where a
+/// dotted path of it is, and where it is itself if the path is empty.
+#[must_use]
+pub fn inside(text: &str, origin: &dyn Fn(&str) -> Origin, faults: &mut Faults) -> Raw {
+    match serde_json::from_str::<Tree>(text) {
+        Ok(Tree(tree)) => walk(&tree, origin, faults),
+        Err(problem) => {
+            let problem = format!("cannot be read: {}", plain(&problem.to_string()));
+            faults.source(origin(""), problem, "see docs/json.md for the format");
+            Raw::default()
+        }
+    }
+}
+
+fn walk(tree: &Value, origin: &dyn Fn(&str) -> Origin, faults: &mut Faults) -> Raw {
+    let mut reader = Reader { origin, raw: Raw::default(), faults };
     reader.walk("", tree);
     reader.raw
 }
 
 struct Reader<'a> {
-    path: &'a str,
+    origin: &'a dyn Fn(&str) -> Origin,
     raw: Raw,
     faults: &'a mut Faults,
 }
 
 impl Reader<'_> {
-    fn origin(&self, key: &str) -> Origin {
-        Origin::Config { path: self.path.to_owned(), key: key.to_owned() }
-    }
-
     fn fault(&mut self, key: &str, problem: &str, remedy: &str) {
-        let origin = self.origin(key);
+        let origin = (self.origin)(key);
         self.faults.source(origin, problem, remedy);
     }
 
@@ -72,7 +87,7 @@ impl Reader<'_> {
                 }
             } else if let Some(opt) = OPTIONS.iter().find(|opt| opt.config == Some(key.as_str())) {
                 self.leaf(opt, &key, value);
-            } else if OPTIONS.iter().filter_map(|opt| opt.config).any(|path| inside(path, &key)) {
+            } else if OPTIONS.iter().filter_map(|opt| opt.config).any(|path| is_below(path, &key)) {
                 self.walk(&key, value);
             } else {
                 self.fault(&key, "is not a known key", "see docs/json.md for the keys");
@@ -83,7 +98,7 @@ impl Reader<'_> {
     fn leaf(&mut self, opt: &Opt, key: &str, value: &Value) {
         match (opt.kind, value) {
             (Kind::List, Value::Array(items)) if items.is_empty() => {
-                let origin = self.origin(key);
+                let origin = (self.origin)(key);
                 self.raw.push(opt.key, "", origin);
             }
             (Kind::List, Value::Array(items)) => {
@@ -107,12 +122,12 @@ impl Reader<'_> {
                 return self.fault(key, "is not a list", "write an array of strings or numbers, or \"*\"");
             }
         };
-        let origin = self.origin(key);
+        let origin = (self.origin)(key);
         self.raw.push(opt.key, text, origin);
     }
 }
 
-fn inside(path: &str, key: &str) -> bool {
+fn is_below(path: &str, key: &str) -> bool {
     path.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'))
 }
 

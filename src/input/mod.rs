@@ -41,6 +41,13 @@ pub enum Origin {
         /// The dotted path, with `[n]` for array items.
         key: String,
     },
+    /// A pod's annotation.
+    Annotation {
+        /// Its name.
+        name: String,
+        /// Where in its value, if that has parts of its own: a dotted path; else empty.
+        key: String,
+    },
     /// Nobody gave it.
     Default,
 }
@@ -54,6 +61,8 @@ impl fmt::Display for Origin {
             Origin::EnvFile { path, line, name } => write!(f, "{}:{line} {}", plain(path), plain(name)),
             Origin::Config { path, key } if key.is_empty() => write!(f, "{}", plain(path)),
             Origin::Config { path, key } => write!(f, "{} {}", plain(path), plain(key)),
+            Origin::Annotation { name, key } if key.is_empty() => write!(f, "annotation {}", plain(name)),
+            Origin::Annotation { name, key } => write!(f, "annotation {} {}", plain(name), plain(key)),
             Origin::Default => f.write_str("default"),
         }
     }

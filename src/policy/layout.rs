@@ -92,7 +92,8 @@ fn had_by_proxy_init(key: Key, raw: &Raw) -> bool {
         Kind::One if key == Key::Mode => !says(&["REDIRECT", "TPROXY"]),
         // A policy file spells out what the classic layout does anyway.
         Kind::List if key == Key::Inbound => {
-            let filed = |given: &Sourced| matches!(given.origin, Origin::Config { .. });
+            let filed =
+                |given: &Sourced| matches!(given.origin, Origin::Config { .. } | Origin::Annotation { .. });
             raw.get(key).unwrap_or_default().iter().all(filed) && says(&["*"])
         }
         Kind::One | Kind::List => Layout::Classic.expresses(key),

@@ -1,0 +1,8 @@
+//! The CNI chained plugin, as far as it is pure: what the runtime says, and what follows from it for a pod.
+
+pub mod annotations;
+pub mod decide;
+mod members;
+pub mod netconf;
+pub mod pod;
+mod reading;
