@@ -6,6 +6,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::annotations::{CAPTURE, Given, POLICY};
+use super::istio::STATUS;
 use super::netconf::{NetConf, OnMissing, Selection};
 use super::pod::{Annotations, CAPABILITY, PodFacts};
 use super::reading::{self, Read};
@@ -126,7 +127,6 @@ impl fmt::Display for Skip {
     }
 }
 
-const STATUS: &str = "sidecar.istio.io/status";
 const INJECT: &str = "sidecar.istio.io/inject";
 const TEMPLATES: &str = "inject.istio.io/templates";
 const INIT: &str = "istio-init";

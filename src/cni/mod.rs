@@ -2,6 +2,7 @@
 
 pub mod annotations;
 pub mod decide;
+mod istio;
 mod members;
 pub mod netconf;
 pub mod pod;

@@ -11,6 +11,7 @@ use tracing::Level;
 
 use super::members::{Members, similar};
 use super::pod::{Annotations, CAPABILITY};
+use super::reading;
 use crate::input::{Faults, Key, Origin, Raw, Sourced, config};
 
 /// Which pods are captured.
@@ -210,6 +211,10 @@ impl NetConf {
             log_level: reader.level(),
             defaults: reader.defaults(),
         };
+        // What no pod can be captured by is told before there is one.
+        if faults.is_empty() {
+            reading::request(&BTreeMap::new(), &conf)?;
+        }
         faults.into_result(conf)
     }
 }

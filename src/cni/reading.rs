@@ -6,10 +6,15 @@
 use std::collections::BTreeMap;
 
 use super::annotations::{Given, POLICY, PROXY_GID, PROXY_UID};
-use super::netconf::NetConf;
+use super::istio;
+use super::netconf::{NetConf, Selection};
+use crate::input::istio::parse_bool;
 use crate::input::{Faults, Key, Origin, Raw, config};
+use crate::policy::Facts;
 use crate::policy::validate::{self, Request};
-use crate::policy::{Facts, Mode};
+
+/// The proxy's user and group where nobody says otherwise.
+const PROXY_UID_DEFAULT: &str = "1337";
 
 /// What was read.
 pub(super) enum Read {
@@ -23,21 +28,74 @@ pub(super) enum Read {
 pub(super) fn request(all: &BTreeMap<String, String>, conf: &NetConf) -> Result<Read, Faults> {
     let mut faults = Faults::default();
     let mut raw = ours(&mut Given { all, faults: &mut faults });
-    raw = raw.or(conf.defaults.clone());
-    for key in [Key::ProxyUid, Key::ProxyGid] {
+    let ours_are_good = faults.is_empty();
+    let mut warnings = Vec::new();
+    let of_istio = conf.selection == Selection::Istio || istio::speaks(all);
+    if of_istio {
+        let (given, said) = istio::parse(&mut Given { all, faults: &mut faults });
+        warnings = said;
+        raw = over_istio(raw, given);
+    }
+    raw = over(raw, conf.defaults.clone());
+    if let Some(mode) = raw.first(Key::Mode)
+        && ours_are_good
+        && mode.text.eq_ignore_ascii_case("NONE")
+    {
+        return Ok(Read::Nothing(mode.origin.clone()));
+    }
+    if of_istio {
+        istio::complete(&mut raw);
+    }
+    let defaults =
+        [(Key::ProxyUid, PROXY_UID_DEFAULT), (Key::ProxyGid, PROXY_UID_DEFAULT), (Key::Backend, "nftables")];
+    for (key, text) in defaults {
         if !raw.has(key) {
-            raw.set(key, validate::PROXY_UID.to_string(), Origin::Default);
+            raw.set(key, text, Origin::Default);
         }
     }
-    if !raw.has(Key::Backend) {
-        raw.set(Key::Backend, "nftables", Origin::Default);
-    }
-    let request = validate::request(&raw, &Facts::default(), faults)?;
-    if request.policy.mode == Mode::None {
-        let origin = raw.first(Key::Mode).map_or(Origin::Default, |given| given.origin.clone());
-        return Ok(Read::Nothing(origin));
-    }
+    // Numbers only: the names of the pod's users stand in files of its image, those of the node's mean others.
+    let mut request = validate::request(&raw, &Facts::default(), faults)?;
+    request.warnings.splice(0..0, warnings);
+    shorten(&mut request.warnings);
     Ok(Read::Capture(Box::new(request), raw))
+}
+
+/// `stronger` over Istio's annotations. The injector writes its effective ranges on every pod, so where `stronger` says
+/// which destinations are captured, they are not added.
+fn over_istio(stronger: Raw, mut given: Raw) -> Raw {
+    let destinations = [Key::OutboundCidr, Key::OutboundPort];
+    if destinations.iter().any(|key| stronger.has(*key)) {
+        destinations.into_iter().for_each(|key| given.remove(key));
+    }
+    over(stronger, given)
+}
+
+/// `stronger` over `weaker`, without what would then have no effect: it is a fault where one source says both, but not
+/// that of a pod which says something else than the rest.
+fn over(stronger: Raw, mut weaker: Raw) -> Raw {
+    if !istio::takes_all(&stronger) {
+        weaker.remove(Key::ExcludeInbound);
+    }
+    let says = |key: Key| stronger.first(key).and_then(|given| parse_bool(given.text.trim()));
+    if says(Key::RedirectDns) == Some(false) {
+        [Key::CaptureAllDns, Key::DnsServer, Key::DnsPort].into_iter().for_each(|key| weaker.remove(key));
+    }
+    if says(Key::CaptureAllDns) == Some(true) {
+        weaker.remove(Key::DnsServer);
+    }
+    if stronger.has(Key::DnsServer) {
+        weaker.remove(Key::CaptureAllDns);
+    }
+    stronger.or(weaker)
+}
+
+/// Keeps what is said of one pod within what a log can take.
+fn shorten(warnings: &mut Vec<String>) {
+    const TOLD: usize = 20;
+    if let Some(more) = warnings.len().checked_sub(TOLD).filter(|more| *more > 0) {
+        warnings.truncate(TOLD);
+        warnings.push(format!("and {more} more like these"));
+    }
 }
 
 /// Our own annotations.

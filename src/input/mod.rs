@@ -11,6 +11,7 @@ pub mod flags;
 pub mod istio;
 pub mod options;
 mod tree;
+pub mod yaml;
 
 use std::collections::BTreeMap;
 use std::fmt;
