@@ -14,7 +14,7 @@ use crate::policy::Facts;
 use crate::policy::validate::{self, Request};
 
 /// The proxy's user and group where nobody says otherwise.
-const PROXY_UID_DEFAULT: &str = "1337";
+const PROXY_ID: &str = "1337";
 
 /// What was read.
 pub(super) enum Read {
@@ -46,8 +46,7 @@ pub(super) fn request(all: &BTreeMap<String, String>, conf: &NetConf) -> Result<
     if of_istio {
         istio::complete(&mut raw);
     }
-    let defaults =
-        [(Key::ProxyUid, PROXY_UID_DEFAULT), (Key::ProxyGid, PROXY_UID_DEFAULT), (Key::Backend, "nftables")];
+    let defaults = [(Key::ProxyUid, PROXY_ID), (Key::ProxyGid, PROXY_ID), (Key::Backend, "nftables")];
     for (key, text) in defaults {
         if !raw.has(key) {
             raw.set(key, text, Origin::Default);

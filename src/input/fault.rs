@@ -66,7 +66,11 @@ impl Faults {
         problem: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        self.push(Some(given.origin.clone()), quote(part), problem, remedy);
+        // Of a million wrong items only the first few are worth the words.
+        match self.list.len() >= TOLD {
+            true => self.beyond += 1,
+            false => self.push(Some(given.origin.clone()), quote(part), problem, remedy),
+        }
     }
 
     /// A fault about a given option as a whole: that it stands there, not what it says.

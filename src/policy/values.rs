@@ -126,12 +126,16 @@ impl<'a> Values<'a> {
             if given.text.trim().is_empty() {
                 continue;
             }
+            let before = items.len();
+            let mut count = 0;
             for item in given.text.split(',').map(str::trim) {
-                if item.is_empty() {
-                    self.faults.value(given, &given.text, "has an empty item", "take the extra comma out");
-                } else {
+                count += 1;
+                if !item.is_empty() {
                     items.push((given, item));
                 }
+            }
+            if items.len() - before < count {
+                self.faults.value(given, &given.text, "has an empty item", "take the extra comma out");
             }
         }
         Some(items)

@@ -13,6 +13,7 @@ use mesh_init::{backend, input, policy, rules};
 
 mod agree;
 mod cli;
+mod decision;
 mod golden;
 mod layers;
 mod older;
