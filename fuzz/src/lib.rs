@@ -6,6 +6,7 @@
 #![allow(clippy::panic, reason = "a fuzz target and a test report by panicking")]
 #![allow(unreachable_pub, reason = "the same file is the root of a crate and a module of the tests")]
 
+pub mod decision;
 pub mod grammar;
 
 use std::ffi::OsString;
@@ -34,7 +35,7 @@ const TOLD: usize = 64 << 10;
 pub type Body = fn(&[u8]);
 
 /// The bodies by the names of their targets, which are also the names of the folders of seeds.
-pub const TARGETS: [(&str, Body); 7] = [
+pub const TARGETS: [(&str, Body); 9] = [
     ("flags", flags),
     ("istio_iptables", istio_iptables),
     ("env_file", env_file),
@@ -42,6 +43,8 @@ pub const TARGETS: [(&str, Body); 7] = [
     ("iptables_save", iptables_save),
     ("connection", connection),
     ("nftables", nftables),
+    ("netconf", decision::netconf),
+    ("annotations", decision::annotations),
 ];
 
 /// A command line, its words separated by NUL.
