@@ -1,5 +1,6 @@
 //! The command line's shape, made from the table of options. No meaning here: values stay text.
 
+mod explain;
 mod watch;
 
 use std::ffi::OsString;
@@ -69,8 +70,21 @@ pub struct Asked {
     pub all: bool,
     /// Two policies to compare: files, or flags in one text.
     pub diff: Vec<String>,
+    /// By what the CNI plugin would decide for a pod.
+    pub pod: Option<Pod>,
     /// Connections, as they were typed.
     pub connections: Vec<String>,
+}
+
+/// A pod that `explain` is asked about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// A file, `-` for standard input, or `NAMESPACE/NAME`.
+    pub text: String,
+    /// The file of the plugin's configuration.
+    pub netconf: Option<String>,
+    /// Where libcni keeps what it remembers.
+    pub cache: String,
 }
 
 /// A command line of `istio-iptables`.
@@ -201,32 +215,7 @@ fn command() -> Command {
             .arg(switch("quick", "read the rules only, try no connection"))
             .arg(switch("repair", "apply again what does not hold; needs the policy's flags or files"))
     };
-    let explains = |command: Command| {
-        let switch = |id: &'static str, long: &'static str, help: &'static str| {
-            Arg::new(id).long(long).action(ArgAction::SetTrue).help(help)
-        };
-        let out_of_place =
-            |argument: &Arg| OUT_OF_PLACE.iter().any(|key| option(*key).long == argument.get_id().as_str());
-        let output = |argument: Arg| match argument.get_id().as_str() == option(Key::Output).long {
-            true => argument.value_name("text|json|mermaid|svg|dot"),
-            false => argument,
-        };
-        let policy = arguments(ALL_PARTS).into_iter().filter(|argument| !out_of_place(argument)).map(output);
-        let form = "out|in PROTOCOL [uid=N] [INTERFACE] [SOURCE ->] DESTINATION; in docs/explain.md";
-        command
-            .args(policy)
-            .arg(switch(LIVE, "live", "by the rules that the kernel holds now, whoever made them"))
-            .arg(switch(MATRIX, "all", "one connection of every kind, as a table"))
-            .arg(
-                Arg::new(DIFF)
-                    .long("diff")
-                    .num_args(2)
-                    .value_names(["A", "B"])
-                    .allow_hyphen_values(true)
-                    .help("what two policies (files, or flags in quotes) decide differently"),
-            )
-            .arg(Arg::new(CONNECTION).num_args(0..).value_name("CONNECTION").help(form))
-    };
+    let explains = |command: Command| command.args(explain::arguments());
     Command::new("mesh-init")
         .about(ABOUT)
         .version(env!("CARGO_PKG_VERSION"))
@@ -245,11 +234,6 @@ fn command() -> Command {
         .subcommand(verb("confirm", "Keep what was applied with --confirm-within").defer(looks))
 }
 
-/// Names of what `explain` alone takes.
-const LIVE: &str = "explain-live";
-const MATRIX: &str = "explain-all";
-const DIFF: &str = "explain-diff";
-const CONNECTION: &str = "connection";
 /// Between a source and a destination, and what stands for it while flags are read.
 const ARROW: &str = "->";
 const ARROW_KEPT: &str = "\u{2192}";
@@ -257,38 +241,6 @@ const ARROW_KEPT: &str = "\u{2192}";
 const VERBS: [&str; 8] = ["apply", "plan", "status", "clean", "verify", "explain", "watch", "confirm"];
 /// How a connection begins.
 const BEGINS: [&str; 4] = ["out", "in", "outbound", "inbound"];
-/// Options that `explain` has no use for.
-const OUT_OF_PLACE: [Key; 3] = [Key::Host, Key::ConfirmWithin, Key::All];
-
-fn parse_explain(matches: &ArgMatches, faults: Faults) -> Parsed {
-    let texts = |id: &str| given(matches, id).unwrap_or_default();
-    let asked = Asked {
-        live: matches.get_flag(LIVE),
-        all: matches.get_flag(MATRIX),
-        diff: texts(DIFF),
-        connections: connections(&texts(CONNECTION)),
-    };
-    let in_place = |long: &str| !OUT_OF_PLACE.iter().any(|key| option(*key).long == long);
-    let flags = flags::parse(ALL_PARTS, |long| in_place(long).then(|| given(matches, long)).flatten());
-    Parsed::Explain { asked, flags, faults }
-}
-
-/// Connections in quotes, or word by word: each begins with its direction.
-fn connections(words: &[String]) -> Vec<String> {
-    let mut connections: Vec<String> = Vec::new();
-    for word in words.iter().flat_map(|text| text.split_whitespace()) {
-        let word = if word == ARROW_KEPT { ARROW } else { word };
-        match connections.last_mut() {
-            Some(last) if !BEGINS.contains(&word) => {
-                last.push(' ');
-                last.push_str(word);
-            }
-            Some(_) | None => connections.push(word.to_owned()),
-        }
-    }
-    connections
-}
-
 /// The help text.
 #[must_use]
 pub fn help() -> String {
@@ -389,7 +341,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
             let (strict, quick) = (matches.get_flag("strict"), matches.get_flag("quick"));
             (Verb::Verify { strict, quick, repair: matches.get_flag("repair") }, matches, true)
         }
-        Some(("explain", matches)) => return parse_explain(matches, faults),
+        Some(("explain", matches)) => return explain::parse(matches, faults),
         Some(("confirm", matches)) => (Verb::Confirm, matches, true),
         Some(("watch", matches)) => return watch::parse(matches, faults),
         Some((_, matches)) => (Verb::Apply, matches, true),

@@ -38,6 +38,19 @@ pub struct Capture {
     pub why: Chosen,
 }
 
+impl Chosen {
+    /// The reason in one word, for logs and programs.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Chosen::Sidecar => "sidecar",
+            Chosen::Enabled => "enabled",
+            Chosen::Policy => "policy",
+            Chosen::All => "all",
+        }
+    }
+}
+
 /// Why a pod is captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Chosen {
@@ -67,6 +80,8 @@ impl fmt::Display for Chosen {
 pub enum Skip {
     /// The runtime names no pod and no namespace, as podman does, and not everything is selected.
     NoPod,
+    /// It has the host's network, so that no plugin is called: what a manifest says, and a runtime never.
+    HostNetwork,
     /// Its namespace is excluded.
     Namespace(String),
     /// Its annotations are not known, and the configuration says that this is no obstacle.
@@ -93,6 +108,7 @@ impl Skip {
     pub fn word(&self) -> &'static str {
         match self {
             Skip::NoPod => "noPod",
+            Skip::HostNetwork => "hostNetwork",
             Skip::Namespace(_) => "namespaceExcluded",
             Skip::Unknown => "annotationsUnknown",
             Skip::NoSidecar => "noSidecar",
@@ -110,6 +126,7 @@ impl fmt::Display for Skip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Skip::NoPod => f.write_str("no pod and namespace are named, and the selection is not all"),
+            Skip::HostNetwork => f.write_str("its network is the host's, for which no plugin is called"),
             Skip::Namespace(name) => write!(f, "namespace {} is excluded", plain(name)),
             Skip::Unknown => {
                 f.write_str("its annotations were not delivered, and onMissingAnnotations is skip")

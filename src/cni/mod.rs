@@ -3,7 +3,9 @@
 pub mod annotations;
 pub mod decide;
 mod istio;
+pub mod manifest;
 mod members;
 pub mod netconf;
 pub mod pod;
 mod reading;
+pub mod source;

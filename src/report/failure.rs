@@ -66,7 +66,7 @@ impl Failure {
     }
 }
 
-fn fault(fault: &Fault) -> Value {
+pub(super) fn fault(fault: &Fault) -> Value {
     let Fault { origin, value, problem, remedy } = fault;
     json!({
         "origin": origin.as_ref().map(ToString::to_string),

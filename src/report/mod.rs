@@ -1,5 +1,6 @@
 //! Answers: typed outcomes of the verbs, as text for people and JSON for programs. Strings out, nothing printed.
 
+mod decided;
 mod drawn;
 mod explained;
 mod failure;
@@ -11,6 +12,7 @@ mod traced;
 mod verified;
 mod watched;
 
+pub use decided::Decided;
 pub use drawn::{Form, draw};
 pub use explained::{Explained, Explanation};
 pub use failure::Failure;

@@ -19,7 +19,7 @@ use crate::rules::RuleSet;
 use crate::rules::compile::compile_for;
 
 /// Rules to judge by, and what is known of them.
-struct Rules {
+pub(super) struct Rules {
     sets: Vec<RuleSet>,
     policy: Option<CapturePolicy>,
     families: Families,
@@ -29,7 +29,13 @@ struct Rules {
 }
 
 impl Rules {
-    fn explain(&self, conn: &Conn) -> Explanation {
+    /// Those of nobody.
+    pub(super) fn none() -> Rules {
+        let sets = vec![RuleSet::default()];
+        Rules { sets, policy: None, families: Families::Both, given: None, notes: Vec::new() }
+    }
+
+    pub(super) fn explain(&self, conn: &Conn) -> Explanation {
         let sets: Vec<&RuleSet> = self.sets.iter().collect();
         Explanation::of(conn, &eval::evaluate(&sets, conn), |id| {
             self.given.as_ref().and_then(|given| cause(id, given))
@@ -41,6 +47,10 @@ pub(super) fn main(asked: &Asked, flags: Raw, faults: Faults, environment: &Envi
     let mut given = input::gather(cli::ALL_PARTS, flags, faults, environment);
     let form = form(&mut given.raw);
     let output = given.output();
+    if let Some(pod) = &asked.pod {
+        let answer = super::explain_pod::answer(pod, &asked.connections, form, given, environment);
+        return answer.unwrap_or_else(|failure| failure.answer(output));
+    }
     answer(asked, form, given, environment).unwrap_or_else(|failure| failure.answer(output))
 }
 
@@ -80,18 +90,7 @@ fn answer(
     if form.is_some() && asked.connections.is_empty() {
         given.faults.whole("there is no way to draw", "ask about connections, or leave out --output");
     }
-    let mut conns = Vec::new();
-    for text in &asked.connections {
-        match text.parse::<Conn>() {
-            Ok(conn) => conns.push(conn),
-            Err(why) => {
-                let problem = format!("connection {}: {why}", crate::input::fault::quote(text));
-                let remedy =
-                    "write it such as `in tcp eth0 192.0.2.7 -> 10.0.0.5:8001`; docs/explain.md has the rest";
-                given.faults.whole(problem, remedy);
-            }
-        }
-    }
+    let conns = connections(&asked.connections, &mut given.faults);
     if let [one, other] = asked.diff.as_slice() {
         return diff([one, other], given);
     }
@@ -127,8 +126,25 @@ fn answer(
     })
 }
 
+/// Reads connections.
+pub(super) fn connections(texts: &[String], faults: &mut Faults) -> Vec<Conn> {
+    let mut conns = Vec::new();
+    for text in texts {
+        match text.parse::<Conn>() {
+            Ok(conn) => conns.push(conn),
+            Err(why) => {
+                let problem = format!("connection {}: {why}", crate::input::fault::quote(text));
+                let remedy =
+                    "write it such as `in tcp eth0 192.0.2.7 -> 10.0.0.5:8001`; docs/explain.md has the rest";
+                faults.whole(problem, remedy);
+            }
+        }
+    }
+    conns
+}
+
 /// The rules that the options would make.
-fn wanted(request: &Request, given: Raw) -> Rules {
+pub(super) fn wanted(request: &Request, given: Raw) -> Rules {
     let families = match request.policy.ipv6 {
         Ipv6::Off => Families::V4,
         Ipv6::On | Ipv6::Auto => Families::Both,

@@ -4,6 +4,7 @@ mod apply;
 mod clean;
 mod confirm;
 mod explain;
+mod explain_pod;
 mod input;
 mod istio;
 mod plan;

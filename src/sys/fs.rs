@@ -38,6 +38,35 @@ pub fn read(path: &Path) -> Result<String> {
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
+/// The files of a folder, in the order of their names; none if there is no such folder.
+///
+/// # Errors
+/// It is there and cannot be read.
+pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+    let problem = |error: std::io::Error| {
+        let class = match error.kind() {
+            ErrorKind::PermissionDenied => Class::Privilege,
+            _ => Class::Refused,
+        };
+        Error::new(class, format!("{} cannot be read: {error}", folder.display()))
+    };
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(problem(error)),
+    };
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+    let mut paths = paths.collect::<std::result::Result<Vec<_>, _>>().map_err(problem)?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Whether there is something of that name.
+#[must_use]
+pub fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
 /// Reads a file of the system, `None` if there is none.
 ///
 /// # Errors
