@@ -5,7 +5,6 @@ use serde_json::Value;
 use super::decide::Decision;
 use super::pod::PodFacts;
 use super::source::strings;
-use crate::input::fault::quote;
 use crate::input::istio::parse_bool;
 use crate::input::plain;
 use crate::policy::{Dns, Gid, Uid};
@@ -137,7 +136,6 @@ impl Manifest {
 }
 
 fn runs_as(what: &str, id: u32, annotation: &str) -> String {
-    let id = quote(&id.to_string());
     format!(
         "container {PROXY} runs as {what} {id}, and containers are not delivered: set annotation {annotation}"
     )

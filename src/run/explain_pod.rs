@@ -127,7 +127,7 @@ fn find(asked: &Pod, environment: &Environment) -> std::result::Result<Found, Fa
     if conf.annotations != Annotations::Absent {
         pod.annotations = conf.annotations.clone();
     }
-    if pod == PodFacts::default() && manifest.is_none() {
+    if pod.namespace.is_none() && pod.name.is_none() {
         notes.push("no pod is named: CNI_ARGS in the environment can, such as K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart".to_owned());
     }
     Ok(Found { pod, conf, manifest, notes })

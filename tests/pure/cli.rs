@@ -2,6 +2,7 @@
 
 mod empty;
 mod explain;
+mod explain_pod;
 mod faults;
 mod files;
 mod hostile;

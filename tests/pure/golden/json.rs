@@ -18,7 +18,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 use super::{folder, read};
-use crate::cli::program::mesh_init;
+use crate::cli::program::{Files, mesh_init};
 
 pub(super) fn golden(name: &str) -> String {
     read(&folder("json").join(name))
@@ -305,4 +305,21 @@ fn keys(value: &Value, check: &mut impl FnMut(&str)) {
         Value::Array(items) => items.iter().for_each(|item| keys(item, check)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
+}
+
+/// A pod that is judged by the plugin's defaults.
+fn pod(text: &str, code: i32) -> String {
+    let files = Files::new();
+    let run =
+        mesh_init(&["explain", "--pod", &files.write("cart.yaml", text), "--output", "json"]).code(code);
+    assert_eq!(run.stderr, "");
+    run.stdout
+}
+
+#[test]
+fn what_the_plugin_decides_for_a_pod() {
+    let cart = read(&folder("pods").join("cart.yaml"));
+    assert_eq!(pod(&cart, 0), golden("pod.json"));
+    assert_eq!(pod(&cart.replace("\"5432\"", "mysql"), 64), golden("pod-reject.json"));
+    assert_eq!(pod(&cart.replace("sidecar.istio.io/status", "other"), 0), golden("pod-skip.json"));
 }
