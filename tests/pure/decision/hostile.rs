@@ -1,6 +1,6 @@
 //! Annotations of somebody who means no good: never a rule nobody asked for, never slow, never a message without end.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mesh_init::cni::decide::{Decision, decide};
 use mesh_init::cni::netconf::NetConf;
@@ -28,10 +28,24 @@ const NAMES: [&str; 15] = [
     "sidecar.istio.io/status",
 ];
 
-/// What a decision may take: the whole ADD has five seconds, and this machine may be busy and the build slow.
-const QUICK: Duration = Duration::from_secs(2);
+const LISTS: [&str; 8] = ["8", "80,", ",", "0,", "x,", "1.2.3.4/8,", "::1/9,", "e,"];
+
+#[rustfmt::skip]
+const TREES: [&str; 28] = [
+    "[", "{", "[[],", "{a: ", "a: ", "- ", "? ", "\n", "&a ", "*a ", "!a ", "'", "\"", "%", "#", "\u{1F600}", "|\n", ">\n",
+    "{\"a\":", "a\n", "-\n-", "\t", "a: b\n", "? a\n: b\n", "[a]: ", ": ", "{}, ", "\\",
+];
+
+/// What a decision may take of a build that is slow on purpose; the whole ADD has five seconds.
+const QUICK: Duration = Duration::from_secs(1);
 /// What may be said of one pod.
 const TOLD: usize = 16 << 10;
+
+/// The processor time of this thread: what others do meanwhile does not count.
+fn spent() -> Duration {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").expect("a kernel that counts");
+    Duration::from_nanos(told.split(' ').next().unwrap().parse().unwrap())
+}
 
 #[track_caller]
 fn timed(name: &str, text: &str) -> Decision {
@@ -39,9 +53,9 @@ fn timed(name: &str, text: &str) -> Decision {
     let mut decision = None;
     for conf in &selections {
         let facts = pod(&[INJECTED, ("mesh-init.io/capture", "enabled"), (name, text)]);
-        let began = Instant::now();
+        let began = spent();
         let decided = decide(&facts, conf);
-        let took = began.elapsed();
+        let took = spent() - began;
         assert!(took < QUICK, "{name}: {} bytes took {took:?}", text.len());
         match &decided {
             Decision::Reject(faults) => bounded(name, faults),
@@ -113,7 +127,7 @@ fn words_of_a_rule_are_no_value() {
 #[test]
 fn a_value_without_end_is_refused_by_its_length() {
     for name in NAMES {
-        for unit in ["8", "80,", "10.0.0.0/8,", "[", "a: ", "\n", "\u{1F600}", "- "] {
+        for unit in ["80,", "[", "\u{1F600}"] {
             let text = unit.repeat((10 << 20) / unit.len());
             let Decision::Reject(faults) = timed(name, &text) else { panic!("{name} {unit:?}") };
             let told = faults.to_string();
@@ -144,43 +158,13 @@ fn what_is_just_short_enough_is_quick() {
     const MOST: usize = mesh_init::cni::annotations::LONGEST;
     let filled = |unit: &str| unit.repeat(MOST / unit.len());
     for name in NAMES {
-        for unit in [
-            "8",
-            "80,",
-            ",",
-            "0,",
-            "x,",
-            "1.2.3.4/8,",
-            "::1/9,",
-            "e,",
-            "[",
-            "{",
-            "[[],",
-            "{a: ",
-            "a: ",
-            "- ",
-            "? ",
-            "\n",
-            "&a ",
-            "*a ",
-            "!a ",
-            "'",
-            "\"",
-            "%",
-            "#",
-            "\u{1F600}",
-            "|\n",
-            "{\"a\":",
-            "a\n",
-            "-\n-",
-            "\t",
-            "a: b\n",
-            "? a\n: b\n",
-            "[a]: ",
-            ": ",
-            "{}, ",
-            "\\",
-        ] {
+        for unit in LISTS {
+            timed(name, &filled(unit));
+        }
+    }
+    // What opens, nests or names in JSON and YAML, each again and again.
+    for name in ["proxy.istio.io/config", "mesh-init.io/policy", "sidecar.istio.io/status"] {
+        for unit in TREES {
             timed(name, &filled(unit));
         }
     }
@@ -201,9 +185,10 @@ fn what_is_just_short_enough_is_quick() {
 fn what_is_not_read_does_not_count() {
     let long = "x".repeat(10 << 20);
     let text = conf_text(&delivering(&json!({ INJECTED.0: INJECTED.1, "vendor.example/blob": long })));
-    let began = Instant::now();
+    let began = spent();
     let conf = NetConf::parse(&text).unwrap();
     let facts = mesh_init::cni::pod::PodFacts { annotations: conf.annotations.clone(), ..pod(&[]) };
     super::captured(&facts, &conf);
-    assert!(began.elapsed() < QUICK, "{:?}", began.elapsed());
+    let took = spent() - began;
+    assert!(took < QUICK, "{took:?}");
 }
