@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use super::annotations::{Given, origin};
+use crate::input::fault::quote;
 use crate::input::istio::{FLAGS, parse_bool};
 use crate::input::{Key, Origin, Raw, Sourced, plain, yaml};
 use crate::policy::Cidr;
@@ -228,64 +231,57 @@ fn misspelt(given: &Given<'_>, warnings: &mut Vec<String>) {
     );
 }
 
-/// The switches of `proxyMetadata` that upstream's plugin reads from the proxy's environment.
-fn metadata(given: &mut Given<'_>, raw: &mut Raw, warnings: &mut Vec<String>) {
-    let Some(config) = given.read(CONFIG) else { return };
-    let at =
-        |name: &str| Origin::Annotation { name: CONFIG.to_owned(), key: format!("proxyMetadata.{name}") };
+/// `proxyMetadata` of a `ProxyConfig`, name by name.
+fn variables(given: &mut Given<'_>) -> Vec<(String, Value)> {
+    let Some(config) = given.read(CONFIG) else { return Vec::new() };
     let documents = match yaml::parse(&config.text) {
         Ok(documents) => documents,
-        Err(why) => return given.faults.source(origin(CONFIG), why, "give a ProxyConfig in YAML"),
+        Err(why) => {
+            given.faults.source(origin(CONFIG), why, "give a ProxyConfig in YAML");
+            return Vec::new();
+        }
     };
-    let tree = match documents.as_slice() {
-        [] | [serde_json::Value::Null] => return,
-        [serde_json::Value::Object(tree)] => tree,
+    let metadata = match documents.as_slice() {
+        [] | [Value::Null] => None,
+        [Value::Object(tree)] => tree.get("proxyMetadata"),
         _ => {
-            return given.faults.source(origin(CONFIG), "is not one mapping", "give a ProxyConfig in YAML");
+            given.faults.source(origin(CONFIG), "is not one mapping", "give a ProxyConfig in YAML");
+            None
         }
     };
-    let metadata = match tree.get("proxyMetadata") {
-        None | Some(serde_json::Value::Null) => return,
-        Some(serde_json::Value::Object(metadata)) => metadata,
-        Some(_) => {
+    match metadata {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Object(all)) => all.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        Some(Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
             let origin = Origin::Annotation { name: CONFIG.to_owned(), key: "proxyMetadata".to_owned() };
-            return given.faults.source(origin, "is not a mapping", "give names and values");
+            given.faults.source(origin, "is not a mapping", "give names and values");
+            Vec::new()
         }
-    };
-    for (name, value) in metadata {
-        let text = match value {
-            serde_json::Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        match name.as_str() {
-            "ISTIO_META_DNS_CAPTURE" | "INVALID_DROP" | "ISTIO_DUAL_STACK" => {}
-            other => {
-                if FLAGS.iter().any(|flag| flag.variables.contains(&other)) {
-                    let origin = at(other);
-                    warnings
-                        .push(format!("{origin}: has no effect on a CNI plugin; see docs/annotations.md"));
-                }
-                continue;
-            }
-        }
-        let Some(on) = parse_bool(&text) else {
-            warnings.push(format!(
-                "{}: {} is not true or false and is ignored",
-                at(name),
-                crate::input::fault::quote(&text)
-            ));
-            continue;
-        };
-        match name.as_str() {
-            "INVALID_DROP" => raw.set(Key::DropInvalid, on.to_string(), at(name)),
+    }
+}
+
+/// The switches of `proxyMetadata` that upstream's plugin reads from the proxy's environment.
+fn metadata(given: &mut Given<'_>, raw: &mut Raw, warnings: &mut Vec<String>) {
+    for (name, value) in variables(given) {
+        let at = || Origin::Annotation { name: CONFIG.to_owned(), key: format!("proxyMetadata.{name}") };
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        match (name.as_str(), parse_bool(&text)) {
+            ("INVALID_DROP", Some(on)) => raw.set(Key::DropInvalid, on.to_string(), at()),
             // The servers that the node's resolv.conf names are not the pod's: all of them, or none.
-            "ISTIO_META_DNS_CAPTURE" => {
-                raw.set(Key::RedirectDns, on.to_string(), at(name));
-                raw.set(Key::CaptureAllDns, on.to_string(), at(name));
+            ("ISTIO_META_DNS_CAPTURE", Some(on)) => {
+                raw.set(Key::RedirectDns, on.to_string(), at());
+                raw.set(Key::CaptureAllDns, on.to_string(), at());
             }
+            ("ISTIO_DUAL_STACK", Some(true)) => raw.set(Key::Ipv6, "auto", at()),
             // IPv6 is captured wherever there is any; upstream's `false` would leave a way around.
-            _ if on => raw.set(Key::Ipv6, "auto", at(name)),
-            _ => {}
+            ("ISTIO_DUAL_STACK", Some(false)) => {}
+            ("INVALID_DROP" | "ISTIO_META_DNS_CAPTURE" | "ISTIO_DUAL_STACK", None) => {
+                warnings.push(format!("{}: {} is not true or false and is ignored", at(), quote(&text)));
+            }
+            (other, _) if FLAGS.iter().any(|flag| flag.variables.contains(&other)) => {
+                warnings.push(format!("{}: has no effect on a CNI plugin; see docs/annotations.md", at()));
+            }
+            (_, _) => {}
         }
     }
 }

@@ -130,7 +130,7 @@ pub(super) fn strings<'a>(
 /// Base64 with padding (RFC 4648 section 4), as Go's encoding/json writes bytes.
 fn base64(text: &str) -> Option<Vec<u8>> {
     let body = text.trim_end_matches('=');
-    if text.len() % 4 != 0 || text.len() - body.len() > 2 {
+    if !text.len().is_multiple_of(4) || text.len() - body.len() > 2 {
         return None;
     }
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3);

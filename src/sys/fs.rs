@@ -44,10 +44,8 @@ pub fn read(path: &Path) -> Result<String> {
 /// It is there and cannot be read.
 pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     let problem = |error: std::io::Error| {
-        let class = match error.kind() {
-            ErrorKind::PermissionDenied => Class::Privilege,
-            _ => Class::Refused,
-        };
+        let denied = error.kind() == ErrorKind::PermissionDenied;
+        let class = if denied { Class::Privilege } else { Class::Refused };
         Error::new(class, format!("{} cannot be read: {error}", folder.display()))
     };
     let entries = match std::fs::read_dir(folder) {

@@ -70,6 +70,8 @@ fn captured(pod: &PodFacts, conf: &NetConf) -> Capture {
 fn rejected(pod: &PodFacts, conf: &NetConf) -> Faults {
     match decide(pod, conf) {
         Decision::Reject(faults) => faults,
-        other => panic!("not rejected: {other:?}"),
+        other @ (Decision::Capture(_) | Decision::Skip(_) | Decision::Unknown(_)) => {
+            panic!("not rejected: {other:?}")
+        }
     }
 }

@@ -15,16 +15,15 @@ fn policy(annotations: &[(&str, &str)], ours: &Value) -> CapturePolicy {
 fn the_proxys_identity_is_that_of_the_nearest_source() {
     let from_conf = json!({ "policy": { "proxy": { "uids": [3], "gids": [33] } } });
     let whole = ("mesh-init.io/policy", r#"{"proxy":{"uids":[2],"gids":[22]}}"#);
-    let cases: [(&[(&str, &str)], Value, &str); 6] = [
-        (&[], json!({}), "1337/1337"),
-        (&[], from_conf.clone(), "3/33"),
-        (&[whole], from_conf.clone(), "2/22"),
-        (&[("mesh-init.io/proxy-uid", "1"), whole], from_conf.clone(), "1/22"),
-        (&[("mesh-init.io/proxy-gid", " 11 "), whole], from_conf, "2/11"),
-        (&[("mesh-init.io/proxy-uid", "1"), ("mesh-init.io/proxy-gid", "11")], json!({}), "1/11"),
-    ];
-    for (annotations, ours, want) in cases {
-        let proxy = policy(annotations, &ours).proxy;
+    for (annotations, ours, want) in [
+        (vec![], json!({}), "1337/1337"),
+        (vec![], from_conf.clone(), "3/33"),
+        (vec![whole], from_conf.clone(), "2/22"),
+        (vec![("mesh-init.io/proxy-uid", "1"), whole], from_conf.clone(), "1/22"),
+        (vec![("mesh-init.io/proxy-gid", " 11 "), whole], from_conf, "2/11"),
+        (vec![("mesh-init.io/proxy-uid", "1"), ("mesh-init.io/proxy-gid", "11")], json!({}), "1/11"),
+    ] {
+        let proxy = policy(&annotations, &ours).proxy;
         assert_eq!(format!("{}/{}", proxy.uids[0], proxy.gids[0]), want, "{annotations:?} {ours}");
     }
 }

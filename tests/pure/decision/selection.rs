@@ -10,7 +10,9 @@ use super::{INJECTED, captured, conf, injected, pod, rejected};
 fn skipped(pod: &PodFacts, ours: &serde_json::Value) -> Skip {
     match decide(pod, &conf(ours)) {
         Decision::Skip(skip) => skip,
-        other => panic!("not skipped: {other:?}"),
+        other @ (Decision::Capture(_) | Decision::Reject(_) | Decision::Unknown(_)) => {
+            panic!("not skipped: {other:?}")
+        }
     }
 }
 
