@@ -89,13 +89,19 @@ pub(super) fn parse(given: &mut Given<'_>) -> (Raw, Vec<String>) {
             raw.push(row.key, text, value.origin);
         }
     }
-    if !takes_all(&raw) && raw.has(Key::ExcludeInbound) {
-        warnings.extend(raw.first(Key::ExcludeInbound).map(without_effect));
-        raw.remove(Key::ExcludeInbound);
-    }
     misspelt(given, &mut warnings);
     metadata(given, &mut raw, &mut warnings);
     (raw, warnings)
+}
+
+/// Takes out Istio's exclusions where only some inbound ports are captured: the injector writes both, so this is no
+/// fault here.
+pub(super) fn without_moot(raw: &mut Raw) -> Option<String> {
+    let excluded =
+        raw.first(Key::ExcludeInbound).filter(|given| is_traffic(&given.origin) && !takes_all(raw))?;
+    let warning = format!("{}: has no effect unless all inbound ports are captured", excluded.origin);
+    raw.remove(Key::ExcludeInbound);
+    Some(warning)
 }
 
 /// Adds what Istio's plugin takes where nothing is given: ports, exclusions and the layout.
@@ -130,10 +136,6 @@ pub(super) fn takes_all(raw: &Raw) -> bool {
 
 fn is_traffic(origin: &Origin) -> bool {
     matches!(origin, Origin::Annotation { name, .. } if name.starts_with(TRAFFIC))
-}
-
-fn without_effect(given: &Sourced) -> String {
-    format!("{}: has no effect unless all inbound ports are captured", given.origin)
 }
 
 fn mode(given: &mut Given<'_>, value: &Sourced) -> Option<String> {

@@ -128,7 +128,7 @@ pub const EXCLUDED_NAMESPACES: [&str; 2] = ["kube-system", "mesh-init"];
 pub const LOG_FILE: &str = "/var/log/mesh-init/cni.log";
 
 /// Keys of ours.
-const OURS: [&str; 9] = [
+pub const OURS: [&str; 9] = [
     "selection",
     "excludeNamespaces",
     "onMissingAnnotations",

@@ -44,6 +44,7 @@ pub(super) fn request(all: &BTreeMap<String, String>, conf: &NetConf) -> Result<
         return Ok(Read::Nothing(mode.origin.clone()));
     }
     if of_istio {
+        warnings.extend(istio::without_moot(&mut raw));
         istio::complete(&mut raw);
     }
     let defaults = [(Key::ProxyUid, PROXY_ID), (Key::ProxyGid, PROXY_ID), (Key::Backend, "nftables")];

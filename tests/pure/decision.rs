@@ -1,5 +1,6 @@
 //! What becomes of a pod: the network configuration, its annotations, and the decision.
 
+mod documents;
 mod hostile;
 mod istio;
 mod netconf;

@@ -1,5 +1,6 @@
 //! What must hold for every policy, every state of a machine and every text, tried on random ones.
 
+mod annotations;
 mod change;
 mod drawings;
 #[path = "../../fuzz/src/lib.rs"]

@@ -96,6 +96,9 @@ fn what_a_pod_says_makes_what_the_configuration_says_moot_and_not_wrong() {
     let excluded = json!({ "policy": { "inbound": { "excludePorts": [9000] } } });
     let narrow = policy(&[("traffic.sidecar.istio.io/includeInboundPorts", "80")], &excluded);
     assert!(matches!(&narrow.inbound, Inbound::Only(ports) if ports.to_string() == "80"), "{narrow}");
+    let only = json!({ "policy": { "inbound": { "ports": [80] } } });
+    let narrow = policy(&[("traffic.sidecar.istio.io/excludeInboundPorts", "90")], &only);
+    assert!(matches!(&narrow.inbound, Inbound::Only(ports) if ports.to_string() == "80"), "{narrow}");
     let plain = json!({ "selection": "annotation", "policy": { "inbound": { "excludePorts": [9000] } } });
     let capture = captured(&pod(&[("mesh-init.io/policy", r#"{"inbound":{"ports":[80]}}"#)]), &conf(&plain));
     assert!(matches!(&capture.request.policy.inbound, Inbound::Only(ports) if ports.to_string() == "80"));
