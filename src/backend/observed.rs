@@ -27,6 +27,8 @@ pub type Tools = BTreeMap<(Variant, Family), Tool>;
 pub struct Observed {
     /// Per variant, both families.
     pub rules: BTreeMap<Variant, RuleSet>,
+    /// Whether our tables of nftables have sets that no rule looks into: a run that was killed left them.
+    pub unused_sets: bool,
     /// Whether the namespace has an IPv6 stack.
     pub ipv6: bool,
     /// Whether IPv6 is switched off on `lo` (ip-sysctl.rst, `disable_ipv6`): then it takes no address and no route.

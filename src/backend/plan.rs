@@ -134,7 +134,12 @@ pub fn plan(wanted: &RuleSet, target: Variant, observed: &Observed) -> Plan {
         false => Vec::new(),
     };
     let want = if target == Variant::Native { ownership::native_part(wanted) } else { RuleSet::default() };
-    let native = switch(ownership::native_part(&observed.of(Variant::Native)), want);
+    let have = ownership::native_part(&observed.of(Variant::Native));
+    // What a killed run has left is taken away, too.
+    let native = match observed.unused_sets && !want.chains.is_empty() {
+        true => Some(Switch { from: have, to: want }),
+        false => switch(have, want),
+    };
     Plan {
         routes: missing(wanted, observed).collect(),
         stages: stages(before, make, remove, native),

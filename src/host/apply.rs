@@ -84,7 +84,7 @@ fn run_stage<'a>(
         // It takes itself back whole or in part by what it finds, so it is no matter how far it came.
         done.push(Done { step: Step::Native(switch), purpose: stage.purpose, sure: true });
         native::change(&switch.to)?;
-        observed.rules.insert(Variant::Native, native::read()?);
+        native::read_into(observed)?;
     }
     let mut steps_of: BTreeMap<(Variant, Family), Vec<&Restore>> = BTreeMap::new();
     for step in &stage.steps {
@@ -172,7 +172,7 @@ fn undo(plan: &Plan, done: &[Done<'_>], machine: &Machine, before: &Observed, er
     let read = observe::read(machine, &sources, &mut now).and_then(|()| {
         now.routing = routing::read()?;
         if plan.stages.iter().any(|stage| stage.native.is_some()) {
-            now.rules.insert(Variant::Native, native::read()?);
+            native::read_into(&mut now)?;
         }
         Ok(())
     });

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use crate::backend::Observed;
 use crate::backend::nftables::{self, Options, batch::next_generation, decode, plan};
 use crate::error::{Class, Result};
+use crate::policy::settings::Variant;
 use crate::rules::{RuleSet, Table};
 use crate::sys::fs;
 use crate::sys::nftables::Nftables;
@@ -11,12 +13,24 @@ use crate::sys::nftables::Nftables;
 /// How long a change is tried again while others change rules of nf_tables.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// What is in our tables.
+/// What is in our tables, and whether they have sets that no rule looks into.
 ///
 /// # Errors
 /// The kernel refuses to tell.
-pub fn read() -> Result<RuleSet> {
-    Ok(decode(&Nftables::open()?.tables(nftables::TABLE)?.messages).rules)
+fn read() -> Result<(RuleSet, bool)> {
+    let decoded = decode(&Nftables::open()?.tables(nftables::TABLE)?.messages);
+    Ok((decoded.rules, decoded.ours.has_unused_sets()))
+}
+
+/// Reads our tables into `observed`, in the place of what was known of them.
+///
+/// # Errors
+/// The kernel refuses to tell.
+pub fn read_into(observed: &mut Observed) -> Result<()> {
+    let (rules, unused) = read()?;
+    observed.rules.insert(Variant::Native, rules);
+    observed.unused_sets = unused;
+    Ok(())
 }
 
 /// What is in all tables of the families ip, ip6 and inet, and which chains the kernel calls where the model has no hook.

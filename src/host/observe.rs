@@ -50,7 +50,7 @@ pub fn look(machine: &Machine) -> Result<Look> {
     let mut look = Look { observed, ..Look::default() };
     let tables = listing::nft_tables()?;
     if tables.iter().any(|table| FAMILIES.contains(&table.family) && table.name == nftables::TABLE) {
-        look.observed.rules.insert(Variant::Native, native::read()?);
+        native::read_into(&mut look.observed)?;
     }
     let (found, unlisted) = with_tables(&tables)?;
     look.observed.unlisted = unlisted;

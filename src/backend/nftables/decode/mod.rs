@@ -15,9 +15,9 @@ use self::rule::{Scene, Taken};
 use self::set::{Held, Name};
 use super::abi::{
     NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM, NFT_MSG_NEWTABLE,
-    NFT_TABLE_F_DORMANT, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE,
-    NFTA_CHAIN_TYPE, NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_RULE_CHAIN, NFTA_RULE_TABLE,
-    NFTA_TABLE_FLAGS, NFTA_TABLE_NAME,
+    NFT_SET_ANONYMOUS, NFT_TABLE_F_DORMANT, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY,
+    NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE, NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_RULE_CHAIN,
+    NFTA_RULE_TABLE, NFTA_TABLE_FLAGS, NFTA_TABLE_NAME,
 };
 use super::encode::{hook_number, kind_word};
 use super::set::Set;
@@ -57,6 +57,15 @@ pub struct Ours {
     pub sets: Vec<Set>,
     /// The names of those that rules look into.
     pub looked_into: BTreeSet<(Family, String)>,
+}
+
+impl Ours {
+    /// Whether there are sets that no rule looks into. Those without a name of their own go with their rules.
+    #[must_use]
+    pub fn has_unused_sets(&self) -> bool {
+        let named = self.sets.iter().filter(|set| set.flags & NFT_SET_ANONYMOUS == 0);
+        named.map(|set| (set.family, set.name.clone())).any(|key| !self.looked_into.contains(&key))
+    }
 }
 
 /// Reads the answers to dumps of tables, chains, sets, elements and rules, one behind the other in any order; also
