@@ -183,13 +183,13 @@ impl FromStr for Filter {
     /// Tells everything that is wrong, separated by `; `.
     fn from_str(text: &str) -> Result<Filter, String> {
         let mut words = text.split_whitespace().peekable();
-        let mut builder = Builder::default();
-        builder.direction = match words.peek() {
+        let direction = match words.peek() {
             Some(&("out" | "outbound")) => Some(Direction::Outbound),
             Some(&("in" | "inbound")) => Some(Direction::Inbound),
             Some(_) | None => None,
         };
-        if builder.direction.is_some() {
+        let mut builder = Builder { direction, ..Builder::default() };
+        if direction.is_some() {
             words.next();
         }
         builder.protocol = match words.peek() {
@@ -318,7 +318,8 @@ mod tests {
             ("out tcp 10.0.0.1 10.0.0.2", "one address too many"),
             ("out tcp src=10.0.0.1 10.0.0.3 -> 10.0.0.2", "one address too many"),
             ("out tcp 10.0.0.1 -> [fd00::1]:80", "two families"),
-            ("out tcp fd00::1:99999", "not an address"),
+            ("out tcp fd00::1:99999", "not a port"),
+            ("out tcp fd00:::80", "not an address"),
             ("out tcp 10.0.0.1:0", "not a port"),
             ("out tcp 10.0.0.300", "not an address"),
             ("out tcp tcp/80", "interface"),

@@ -76,11 +76,14 @@ impl Listener {
             let signals = SignalFd::with_flags(&asking, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
             Ok(Listener { fd, signals, buffer: vec![0; DATAGRAM] })
         };
-        open().map_err(|errno| match errno {
-            Errno::EPERM => Error::new(Class::Privilege, "listening to nf_tables' trace needs CAP_NET_ADMIN")
-                .remedy("run as root, or add the capability NET_ADMIN"),
-            errno => Error::host(format!("listening to nf_tables' trace: {errno}"))
-                .remedy("the kernel needs CONFIG_NETFILTER_NETLINK and CONFIG_NF_TABLES"),
+        open().map_err(|errno| {
+            if errno == Errno::EPERM {
+                let problem = "listening to nf_tables' trace needs CAP_NET_ADMIN";
+                return Error::new(Class::Privilege, problem)
+                    .remedy("run as root, or add the capability NET_ADMIN");
+            }
+            Error::host(format!("listening to nf_tables' trace: {errno}"))
+                .remedy("the kernel needs CONFIG_NETFILTER_NETLINK and CONFIG_NF_TABLES")
         })
     }
 

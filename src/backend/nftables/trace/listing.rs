@@ -50,7 +50,9 @@ impl Listing {
                     Some(name) => (INET, name.to_owned()),
                     None => (nfproto(chain.family), name.clone()),
                 },
-                table => (nfproto(chain.family), table.as_str().to_owned()),
+                Table::Raw | Table::Mangle | Table::Nat | Table::Filter => {
+                    (nfproto(chain.family), chain.table.as_str().to_owned())
+                }
             };
             let all = handles.get(&(of, table.clone(), chain.name.clone())).cloned().unwrap_or_default();
             let theirs = iptables.chain(chain.family, &chain.table, &chain.name).filter(|_| of != INET);
