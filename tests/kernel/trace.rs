@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::harness::Case;
+use crate::harness::{Case, PerVariant};
 use crate::istio::{APP, POD, PROXY, ROOT_PROXY};
 use crate::istio_tproxy::TPROXY;
 use crate::scoped::apply;
@@ -22,7 +22,7 @@ use crate::support::serve::Service;
 use crate::support::wire::{Addresses, HERE, LOOPBACK, THERE, two_hosts};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let per_variant: [(&str, fn(Variant)); 3] = [
+    let per_variant: [(&str, PerVariant); 3] = [
         ("ways", ways),
         ("ways_beside_others", ways_beside_others),
         ("changes_meanwhile", changes_meanwhile),
