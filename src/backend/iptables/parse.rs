@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::render::is_everything;
 use crate::policy::{Cidr, Family, Gid, IfName, Mark, Port, PortRange, Uid};
 use crate::rules::{
     Base, Chain, ConnState, Hook, Match, Place, Protocol, Rule, RuleSet, Seen, Table, Test, Verdict,
@@ -175,6 +176,8 @@ impl<'a> Reader<'a> {
                 option => match self.test(&module, option) {
                     // As a set of which one is enough, iptables has several lines; this is one.
                     Some(Test::DestinationPort(ranges)) if ranges.len() > 1 && !negated => self.opaque(from),
+                    // A whole family is no condition, and none is rendered for it.
+                    Some(test) if !negated && is_everything(&test) => {}
                     Some(test) => self.matches.push(Match { negated, test }),
                     None => self.opaque(from),
                 },

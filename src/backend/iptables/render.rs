@@ -75,7 +75,7 @@ pub fn spread(rule: &Rule) -> Vec<Rule> {
     spread
 }
 
-fn is_everything(test: &Test) -> bool {
+pub(super) fn is_everything(test: &Test) -> bool {
     matches!(test, Test::Source(nets) | Test::Destination(nets) if nets.iter().any(Cidr::is_everything))
 }
 
