@@ -1,6 +1,7 @@
 //! The command line's shape, made from the table of options. No meaning here: values stay text.
 
 mod explain;
+pub mod install;
 mod watch;
 
 use std::ffi::OsString;
@@ -130,6 +131,10 @@ pub enum Parsed {
         /// Words that it does not take.
         faults: Faults,
     },
+    /// Join a chain of CNI plugins.
+    Install(install::Texts),
+    /// Leave it.
+    Uninstall(install::Texts),
     /// `istio-iptables`, by that name or as the first word.
     Istio(Istio),
     /// Help or version, asked for.
@@ -232,13 +237,16 @@ fn command() -> Command {
         .subcommand(verb("explain", "Say what becomes of a connection, and by which rule").defer(explains))
         .subcommand(verb("watch", "Show how often each clause decides, again and again").defer(watches))
         .subcommand(verb("confirm", "Keep what was applied with --confirm-within").defer(looks))
+        .subcommand(verb("install", "Join a node's chain of CNI plugins").defer(install::installs))
+        .subcommand(verb("uninstall", "Leave it, configuration first").defer(install::uninstalls))
 }
 
 /// Between a source and a destination, and what stands for it while flags are read.
 const ARROW: &str = "->";
 const ARROW_KEPT: &str = "\u{2192}";
 /// The verbs' names.
-const VERBS: [&str; 8] = ["apply", "plan", "status", "clean", "verify", "explain", "watch", "confirm"];
+const VERBS: [&str; 10] =
+    ["apply", "plan", "status", "clean", "verify", "explain", "watch", "confirm", "install", "uninstall"];
 /// How a connection begins.
 const BEGINS: [&str; 4] = ["out", "in", "outbound", "inbound"];
 /// The help text.
@@ -342,6 +350,12 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
             (Verb::Verify { strict, quick, repair: matches.get_flag("repair") }, matches, true)
         }
         Some(("explain", matches)) => return explain::parse(matches, faults),
+        Some(("install" | "uninstall", _)) if !faults.is_empty() => {
+            let lines: String = faults.list().iter().map(|fault| format!("error: {fault}\n")).collect();
+            return Parsed::Misuse(lines);
+        }
+        Some(("install", matches)) => return Parsed::Install(install::texts(matches)),
+        Some(("uninstall", matches)) => return Parsed::Uninstall(install::texts(matches)),
         Some(("confirm", matches)) => (Verb::Confirm, matches, true),
         Some(("watch", matches)) => return watch::parse(matches, faults),
         Some((_, matches)) => (Verb::Apply, matches, true),

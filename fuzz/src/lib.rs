@@ -6,6 +6,7 @@
 #![allow(clippy::panic, reason = "a fuzz target and a test report by panicking")]
 #![allow(unreachable_pub, reason = "the same file is the root of a crate and a module of the tests")]
 
+pub mod conflist;
 pub mod decision;
 pub mod grammar;
 
@@ -17,6 +18,7 @@ use mesh_init::backend::iptables::{parse, render};
 use mesh_init::backend::nftables::{Options, create, decode, normal, table as nftables_table};
 use mesh_init::backend::{Observed, plan};
 use mesh_init::cli::{self, Istio, Parsed, Verb};
+use mesh_init::cni::conflist::request;
 use mesh_init::eval::{Conn, Filter, Outcome, evaluate, sockets};
 use mesh_init::input::istio as flags_of_istio;
 use mesh_init::input::{Faults, Key, Origin, Raw, config as config_file, env_file as env_text};
@@ -35,7 +37,7 @@ const TOLD: usize = 64 << 10;
 pub type Body = fn(&[u8]);
 
 /// The bodies by the names of their targets, which are also the names of the folders of seeds.
-pub const TARGETS: [(&str, Body); 9] = [
+pub const TARGETS: [(&str, Body); 10] = [
     ("flags", flags),
     ("istio_iptables", istio_iptables),
     ("env_file", env_file),
@@ -45,6 +47,7 @@ pub const TARGETS: [(&str, Body); 9] = [
     ("nftables", nftables),
     ("netconf", decision::netconf),
     ("annotations", decision::annotations),
+    ("conflist", conflist::conflist),
 ];
 
 /// A command line, its words separated by NUL.
@@ -79,6 +82,8 @@ pub fn flags(data: &[u8]) {
             }
         }
         Parsed::Istio(given) => istio(&given, &[]),
+        Parsed::Install(given) => told_if_wrong(request::install(&given, Some(Ok("{}".to_owned())))),
+        Parsed::Uninstall(given) => told_if_wrong(request::uninstall(&given)),
         Parsed::Answer(text) | Parsed::Misuse(text) => assert!(!text.is_empty(), "an answer without words"),
     }
 }
@@ -136,7 +141,11 @@ pub fn istio_iptables(data: &[u8]) {
     match cli::parse(std::iter::once("istio-iptables".into()).chain(words)) {
         Parsed::Istio(given) => istio(&given, &environment),
         Parsed::Answer(text) | Parsed::Misuse(text) => assert!(!text.is_empty(), "an answer without words"),
-        other @ (Parsed::Call { .. } | Parsed::Explain { .. } | Parsed::Trace { .. }) => {
+        other @ (Parsed::Call { .. }
+        | Parsed::Explain { .. }
+        | Parsed::Trace { .. }
+        | Parsed::Install(_)
+        | Parsed::Uninstall(_)) => {
             panic!("called by its name it is {other:?}")
         }
     }
@@ -277,6 +286,12 @@ pub fn through_json(request: &Request) -> Result<Request, Faults> {
     let mut raw = config_file::from_tree("policy.json", &json::to_json(&request.policy), &mut faults);
     raw.push(Key::Layout, request.layout.to_string(), Origin::Default);
     validate::request(&raw, &Facts::default(), faults)
+}
+
+fn told_if_wrong<T>(read: Result<T, Faults>) {
+    if let Err(faults) = read {
+        told(&faults);
+    }
 }
 
 /// What is said about bad input: something, a line for a fault, in bounds.

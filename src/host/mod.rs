@@ -1,6 +1,7 @@
 //! The order of effects: look, check, do, read back, undo. No policy decisions.
 
 pub mod apply;
+pub mod chain;
 pub mod facts;
 pub mod machine;
 pub mod namespace;

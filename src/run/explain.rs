@@ -292,6 +292,8 @@ fn policy(text: &str) -> Result<Rules, Faults> {
             | Parsed::Explain { .. }
             | Parsed::Trace { .. }
             | Parsed::Istio(_)
+            | Parsed::Install(_)
+            | Parsed::Uninstall(_)
             | Parsed::Answer(_) => {
                 return Err(misused("is no policy"));
             }

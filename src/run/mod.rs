@@ -6,6 +6,7 @@ mod confirm;
 mod explain;
 mod explain_pod;
 mod input;
+mod install;
 mod istio;
 mod plan;
 mod recover;
@@ -45,6 +46,8 @@ pub fn main(words: Vec<OsString>, environment: &Environment) -> Answer {
             let given = input::gather(watch.parts(), flags, faults, environment);
             return trace::main(&filter, count, given, environment);
         }
+        Parsed::Install(given) => return install::install(&given),
+        Parsed::Uninstall(given) => return install::uninstall(&given),
         Parsed::Istio(given) => return istio::main(&given, environment),
         Parsed::Answer(text) => return Answer { stdout: text, ..Answer::default() },
         Parsed::Misuse(text) if !json => return Answer { stderr: text, code: 64, ..Answer::default() },

@@ -2,6 +2,7 @@
 
 pub mod alloc;
 pub mod exec;
+pub mod folder;
 pub mod fs;
 pub mod holder;
 pub mod ipv6;
@@ -11,6 +12,7 @@ mod message;
 pub mod netns;
 pub mod nftables;
 pub mod nftrace;
+pub mod pause;
 pub mod privilege;
 pub mod probe;
 pub mod routing;

@@ -27,7 +27,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("backend", &["error", "netlink", "policy", "rules", "eval"]),
     ("cni",     &["error", "input", "policy"]),
     ("sys",     &["error", "netlink"]),
-    ("host",    &["error", "policy", "rules", "eval", "backend", "sys"]),
+    ("host",    &["error", "policy", "rules", "eval", "backend", "cni", "sys"]),
     ("report",  &["error", "input", "policy", "rules", "eval", "backend", "cni"]),
     ("cli",     &["error", "input"]),
     ("run",     &[ANY]),

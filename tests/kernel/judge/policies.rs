@@ -101,7 +101,12 @@ pub(crate) fn request<'a>(
             let call = mesh_init::policy::istio::call(&given, call.extra.clone(), &facts, faults)?;
             Ok(call.request)
         }
-        other @ (Parsed::Explain { .. } | Parsed::Trace { .. } | Parsed::Answer(_) | Parsed::Misuse(_)) => {
+        other @ (Parsed::Explain { .. }
+        | Parsed::Trace { .. }
+        | Parsed::Install(_)
+        | Parsed::Uninstall(_)
+        | Parsed::Answer(_)
+        | Parsed::Misuse(_)) => {
             panic!("{words:?}: {other:?}")
         }
     }

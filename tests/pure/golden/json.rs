@@ -30,7 +30,11 @@ fn request(args: &[&str]) -> Request {
         Parsed::Call { flags, .. } => {
             validate::request(&flags, &Facts::default(), Faults::default()).expect("a valid request")
         }
-        Parsed::Istio(_) | Parsed::Explain { .. } | Parsed::Trace { .. } => {
+        Parsed::Istio(_)
+        | Parsed::Explain { .. }
+        | Parsed::Trace { .. }
+        | Parsed::Install(_)
+        | Parsed::Uninstall(_) => {
             panic!("not a verb that makes rules")
         }
         Parsed::Answer(text) | Parsed::Misuse(text) => panic!("{text}"),

@@ -14,7 +14,13 @@ pub(crate) fn flags(args: &[String]) -> Raw {
     let words = std::iter::once("mesh-init".to_owned()).chain(args.iter().cloned());
     match cli::parse(words.map(Into::into)) {
         Parsed::Call { flags, .. } => flags,
-        Parsed::Istio(_) | Parsed::Explain { .. } | Parsed::Trace { .. } => panic!("{args:?} makes no rules"),
+        Parsed::Istio(_)
+        | Parsed::Explain { .. }
+        | Parsed::Trace { .. }
+        | Parsed::Install(_)
+        | Parsed::Uninstall(_) => {
+            panic!("{args:?} makes no rules")
+        }
         Parsed::Answer(text) | Parsed::Misuse(text) => panic!("{args:?}: {text}"),
     }
 }
