@@ -31,6 +31,7 @@ mod foreign;
 mod golden;
 mod harness;
 mod input;
+mod install;
 mod istio;
 mod istio_dns;
 mod istio_meet;
@@ -122,6 +123,7 @@ fn main() -> ExitCode {
         native_kill::cases(),
         native_replace::cases(),
         native_text::cases(),
+        install::cases(),
         native_wide::cases(),
     ];
     let checks = [

@@ -781,7 +781,7 @@ const PLANTED: &[(&str, &str, &str)] = &[
     ("cni/decide.rs", "use crate::rules;", "1: `crate::rules`: cni names only error, input, policy"),
     ("sys/exec.rs", "use crate::policy::Uid;", "1: `crate::policy::Uid`: sys names only error, netlink"),
     ("netlink.rs", "use crate::error::Class;", "1: `crate::error::Class`: netlink names no other layer"),
-    ("host/apply.rs", "use crate::report::text;", "1: `crate::report::text`: host names only error, policy, rules, eval, backend, sys"),
+    ("host/apply.rs", "use crate::report::text;", "1: `crate::report::text`: host names only error, policy, rules, eval, backend, cni, sys"),
     ("report/text.rs", "use crate::sys::fs;", "1: `crate::sys::fs`: report names only error, input, policy, rules, eval, backend, cni"),
     ("cli.rs", "use crate::run;", "1: `crate::run`: cli names only error, input"),
     ("rules/mod.rs", "use crate::VERSION;", "1: `crate::VERSION`: rules names only error, policy"),

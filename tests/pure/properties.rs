@@ -2,6 +2,7 @@
 
 mod annotations;
 mod change;
+mod conflist;
 mod drawings;
 #[path = "../../fuzz/src/lib.rs"]
 mod fuzz;
