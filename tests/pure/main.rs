@@ -12,6 +12,7 @@
 use mesh_init::{backend, input, policy, rules};
 
 mod agree;
+mod chain;
 mod cli;
 mod decision;
 mod golden;

@@ -55,10 +55,11 @@ fn stopped(words: &[String], stop: usize, kill: bool, then: impl FnOnce()) -> En
     assert!(matches!(wait(), WaitStatus::Stopped(_, Signal::SIGTRAP)), "it stops behind exec");
     for _ in 0..stop {
         ptrace::syscall(pid, None).unwrap();
-        match wait() {
-            WaitStatus::Exited(_, code) => return Ended::Early(code),
-            seen => assert!(matches!(seen, WaitStatus::Stopped(_, Signal::SIGTRAP)), "{seen:?}"),
+        let seen = wait();
+        if let WaitStatus::Exited(_, code) = seen {
+            return Ended::Early(code);
         }
+        assert!(matches!(seen, WaitStatus::Stopped(_, Signal::SIGTRAP)), "{seen:?}");
     }
     then();
     if kill {

@@ -3,6 +3,9 @@
 
 use mesh_init::backend::choose::Choice;
 use mesh_init::cli::{self, Parsed};
+use mesh_init::cni::conflist::Change;
+use mesh_init::cni::conflist::cache::Attachment;
+use mesh_init::cni::conflist::join::{self, Joined};
 use mesh_init::error::Error;
 use mesh_init::eval::probing::Direction;
 use mesh_init::eval::sockets::Open;
@@ -11,8 +14,8 @@ use mesh_init::policy::settings::{Output, Variant};
 use mesh_init::policy::validate::{self, Request};
 use mesh_init::policy::{Facts, Families, Family, Layout, RuleId};
 use mesh_init::report::{
-    Applied, Checked, Cleaned, Confirmed, Counter, Ended, Ends, Failure, Hit, How, Report, Status, TraceStep,
-    Traced, Verified, Watched,
+    Applied, Checked, Cleaned, Confirmed, Counter, Ended, Ends, Failure, Hit, How, Installed, Report, Status,
+    TraceStep, Traced, Uninstalled, Verified, Watched,
 };
 use serde_json::Value;
 use std::time::Duration;
@@ -115,6 +118,32 @@ fn error() {
         .remedy("install the iptables package in the image or on the host");
     let answer = Failure::from(error).answer(Output::Json);
     assert_eq!((answer.stdout, answer.code), (golden("error-run.json"), 69));
+}
+
+#[test]
+fn install_and_uninstall() {
+    let change = |file: &str, before: bool, after: bool| Change {
+        file: file.to_owned(),
+        before: before.then(String::new),
+        after: after.then(String::new),
+        like: String::new(),
+    };
+    let program = "/opt/cni/bin/mesh-init".to_owned();
+    let joined = Joined {
+        network: "k8s-pod-network".to_owned(),
+        file: "10-calico.conflist".to_owned(),
+        how: join::How::Inline,
+        reason: "nothing proves that the runtime reads drop-ins".to_owned(),
+        changes: vec![change("10-calico.conflist", true, true)],
+        notes: vec!["Cilium set other configurations aside (x.conflist.cilium_bak; *.cilium_bak): set its cni.exclusive=false, or it takes this back".to_owned()],
+    };
+    assert_golden("install.json", &Installed { joined, program: program.clone(), copied: true });
+    let attachment =
+        Attachment { network: "cbr0".into(), container: "4f6c".into(), interface: "eth0".into() };
+    let changed =
+        vec![change("10-calico.conflist", true, true), change("cbr0/90-mesh-init.conf", true, false)];
+    let left = Uninstalled { changed, program, removed: true, attachments: vec![attachment] };
+    assert_golden("uninstall.json", &left);
 }
 
 #[test]
