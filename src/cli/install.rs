@@ -36,14 +36,14 @@ const INSTALL: [Opt; 11] = [
     ("backend", "nftables|iptables", "what carries the rules in pods [default: the plugin's, nftables]"),
     ("plugin-config", "FILE", "JSON object with further keys of the plugin's entry"),
     ("wait", "SECONDS", "how long to wait for a configuration to appear [default: 0]"),
-    ("every", "SECONDS", "stay, and do it again that often until SIGTERM"),
+    ("every", "SECONDS", "stay, and do it again that often until SIGTERM; all waiting is between two rounds"),
     ANSWER,
 ];
 
 const UNINSTALL: [Opt; 4] = [
     ("wait-for-pods", "SECONDS", "keep the program until no pod needs it for DEL, at most so long"),
     ("results-dir", "DIR", "libcni's cache [default: /var/lib/cni/results]"),
-    ("every", "SECONDS", "stay, and do it again that often until SIGTERM"),
+    ("every", "SECONDS", "stay, and do it again that often until SIGTERM; all waiting is between two rounds"),
     ANSWER,
 ];
 

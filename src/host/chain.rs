@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::cni::conflist::join::{Asked, Joined, join};
 use crate::cni::conflist::leave::leave;
 use crate::cni::conflist::request::{Install, Places, Uninstall};
-use crate::cni::conflist::{CILIUM_SUFFIX, Change, Folder, TYPE, cache, is_configuration};
+use crate::cni::conflist::{CILIUM_SUFFIX, Change, Folder, NOWHERE, TYPE, Text, cache, is_configuration};
 use crate::error::{Class, Error, Result};
 use crate::sys::folder::{self, Put};
 
@@ -177,7 +177,7 @@ fn attachments(request: &Uninstall) -> Result<Vec<cache::Attachment>> {
         return Ok(Vec::new());
     };
     let files = results.list()?.into_iter().filter(|entry| !entry.folder);
-    let mut ours: Vec<_> = files.filter_map(|entry| cache::ours(&results.text(&entry.name).ok()?)).collect();
+    let mut ours: Vec<_> = files.filter_map(|entry| cache::ours(&results.text(&entry.name).ok()??)).collect();
     ours.sort();
     Ok(ours)
 }
@@ -199,6 +199,10 @@ fn overtaken(tries: usize, net_dir: &std::path::Path) -> Result<()> {
     Err(Error::new(Class::TryAgain, problem).remedy("find out who writes there and try again"))
 }
 
+fn text(net: &folder::Folder, file: &str) -> Text {
+    net.text(file)?.ok_or_else(|| NOWHERE.to_owned())
+}
+
 /// What the configuration folder holds.
 fn look(net: &folder::Folder) -> Result<Folder> {
     let mut seen = Folder::default();
@@ -207,7 +211,7 @@ fn look(net: &folder::Folder) -> Result<Folder> {
         if !entry.plainly_folder && (is_configuration(&name) || name.ends_with(CILIUM_SUFFIX)) {
             let text = match name.contains(char::REPLACEMENT_CHARACTER) {
                 true => Err("has a name that is not UTF-8".to_owned()),
-                false => net.text(&name),
+                false => text(net, &name),
             };
             seen.files.insert(name, text);
         } else if entry.folder {
@@ -215,8 +219,7 @@ fn look(net: &folder::Folder) -> Result<Folder> {
                 // libcni reads `.conf` alone there.
                 if !below.plainly_folder && below.name.ends_with(".conf") {
                     let path = format!("{name}/{}", below.name);
-                    let text = net.text(&path);
-                    seen.drop_ins.insert(path, text);
+                    seen.drop_ins.insert(path.clone(), text(net, &path));
                 }
             }
         }

@@ -199,14 +199,17 @@ impl Folder {
         resolve(&self.root, &self.within(&path)).unwrap_or(path)
     }
 
-    /// The text of a file, links followed, byte order mark and all; why it cannot be read.
+    /// The text of a file, links followed, byte order mark and all; `None` if it is not there, or a link to nothing.
     ///
     /// # Errors
     /// What is wrong, without the file's name.
-    pub fn text(&self, file: &str) -> std::result::Result<String, String> {
-        let cannot = |error: &dyn std::fmt::Display| format!("cannot be read: {error}");
-        let bytes = read(&self.place(file), LIMIT).map_err(|error| cannot(&error))?;
-        String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())
+    pub fn text(&self, file: &str) -> std::result::Result<Option<String>, String> {
+        let bytes = match read(&self.place(file), LIMIT) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(format!("cannot be read: {error}")),
+        };
+        String::from_utf8(bytes).map(Some).map_err(|_| "is not UTF-8".to_owned())
     }
 
     /// Makes `file` hold `after`, or takes it away, if it still holds `before`. A link stays one: the file that it leads
@@ -228,8 +231,10 @@ impl Folder {
             sweep(&staging);
         }
         let temporary = temporary(&staging);
-        let is_as = |text: Option<&str>| match (read(&path, LIMIT), text) {
-            (Ok(bytes), Some(text)) => bytes == text.as_bytes(),
+        // The look at the name comes last: it tells that what was read is not replaced by now.
+        let is_named = |seen| fs::metadata(&path).is_ok_and(|now| identity(&now) == seen);
+        let is_as = |text: Option<&str>| match (read_known(&path, LIMIT), text) {
+            (Ok((bytes, seen)), Some(text)) => bytes == text.as_bytes() && is_named(seen),
             (Err(error), None) => error.kind() == ErrorKind::NotFound,
             (_, _) => false,
         };
@@ -357,16 +362,29 @@ fn settle(folder: &Path) -> std::io::Result<()> {
 }
 
 fn read(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    read_known(path, limit).map(|(bytes, _)| bytes)
+}
+
+/// What tells a file from the one that comes in its place, or is written over it.
+type Identity = (u64, u64, i64, i64);
+
+fn identity(metadata: &Metadata) -> Identity {
+    (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
+}
+
+/// Reads a file; also what it was before it was read.
+fn read_known(path: &Path, limit: u64) -> std::io::Result<(Vec<u8>, Identity)> {
     // A FIFO would block.
     let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         return Err(std::io::Error::other("it is no plain file"));
     }
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > limit {
         true => Err(std::io::Error::other(format!("it is larger than {} MiB", limit >> 20))),
-        false => Ok(bytes),
+        false => Ok((bytes, identity(&metadata))),
     }
 }
 

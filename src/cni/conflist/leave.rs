@@ -1,6 +1,6 @@
 //! Leaving every chain: what is to be changed so that no file names us.
 
-use super::{Change, DROP_IN, Folder, TYPE, edit, load, wrap};
+use super::{Change, DROP_IN, Folder, NOWHERE, TYPE, edit, load, wrap};
 use crate::input::fault::plain;
 
 /// What is to be done.
@@ -18,7 +18,8 @@ pub fn leave(folder: &Folder) -> Left {
     let mut left = Left::default();
     for (file, text) in &folder.files {
         let after = match text {
-            Err(why) => Err(format!("cannot be read: {why}")),
+            Err(why) if why == NOWHERE => continue,
+            Err(why) => Err(why.clone()),
             // A name with an escape in it is nobody's way to write it; libcni would take it all the same.
             Ok(text) if !text.contains(TYPE) && !text.contains("\\u") => continue,
             Ok(text) => without(folder, file, text),
@@ -28,7 +29,8 @@ pub fn leave(folder: &Folder) -> Left {
     for (file, text) in &folder.drop_ins {
         let after = match text {
             _ if file.ends_with(&format!("/{DROP_IN}")) => Ok(None),
-            Err(why) => Err(format!("cannot be read: {why}")),
+            Err(why) if why == NOWHERE => continue,
+            Err(why) => Err(why.clone()),
             Ok(text) => match load::single(text) {
                 Ok(single) if single.plugin.is_ours() => {
                     Err("names mesh-init, and is no file that install makes".to_owned())

@@ -34,6 +34,9 @@ pub const CILIUM_SUFFIX: &str = ".cilium_bak";
 /// The largest file that containerd's go-cni reads, in bytes.
 pub const MAX_FILE: usize = 2 << 20;
 
+/// What is said of a link to nothing: no runtime loads it, and it names nobody.
+pub const NOWHERE: &str = "is a link that leads nowhere";
+
 /// A file's text, or why it cannot be read.
 pub type Text = Result<String, String>;
 

@@ -124,6 +124,8 @@ pub fn install(given: &Given, file: Option<Result<String, String>>) -> Result<In
     };
     let wait = reader.seconds("wait", 0).unwrap_or_default();
     let every = reader.seconds("every", 1);
+    // Rounds wait for each other, not in themselves: a request to end comes between two.
+    let wait = if every.is_some() { Duration::ZERO } else { wait };
     let output = reader.output();
     let entry = entry::entry(&options, file);
     let chain = chain.map(|chain| chain.text);
@@ -141,6 +143,7 @@ pub fn uninstall(given: &Given) -> Result<Uninstall, Faults> {
     let results_dir = reader.path("results-dir", Some("/var/lib/cni/results")).unwrap_or_default();
     let wait_for_pods = reader.seconds("wait-for-pods", 0);
     let every = reader.seconds("every", 1);
+    let wait_for_pods = wait_for_pods.map(|wait| if every.is_some() { Duration::ZERO } else { wait });
     let output = reader.output();
     reader.faults.into_result(Uninstall { places, results_dir, wait_for_pods, every, output })
 }

@@ -71,7 +71,7 @@ fn invalid_first_file() {
         ("\u{feff}{\"name\":\"n\",\"plugins\":[{\"type\":\"a\"}]}", "byte order mark"),
         ("{\"name\":\"n\",\"plugins\":[{\"type\":\"a\"},]}", "a value is expected"),
         ("{\"name\":\"n\",\"plugins\":[]}", "empty list"),
-        ("->/nowhere", "No such file"),
+        ("->/nowhere", "is a link that leads nowhere"),
     ] {
         let node = Node::new(&[("10-flannel.conflist", &list)]);
         node.put("05-bad.conflist", bad);
