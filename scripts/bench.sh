@@ -425,3 +425,6 @@ report() {
         }'
 }
 report | tee "$bench/results.txt"
+
+echo
+MESH_INIT_BIN=$bin "$root/scripts/bench-cni.sh" "$rounds" | tee -a "$bench/results.txt"

@@ -137,6 +137,8 @@ pub enum Parsed {
     Uninstall(install::Texts),
     /// `istio-iptables`, by that name or as the first word.
     Istio(Istio),
+    /// A container runtime's call, or what there is to know about such calls.
+    Cni,
     /// Help or version, asked for.
     Answer(String),
     /// Nothing that can be understood.
@@ -236,6 +238,10 @@ fn command() -> Command {
         .subcommand(verb("verify", "Say whether capture holds, by trying it; exit 126 if not").defer(tries))
         .subcommand(verb("explain", "Say what becomes of a connection, and by which rule").defer(explains))
         .subcommand(verb("watch", "Show how often each clause decides, again and again").defer(watches))
+        .subcommand(verb(
+            "cni",
+            "Answer a container runtime: CNI_COMMAND in the environment says what it wants",
+        ))
         .subcommand(verb("confirm", "Keep what was applied with --confirm-within").defer(looks))
         .subcommand(verb("install", "Join a node's chain of CNI plugins").defer(install::installs))
         .subcommand(verb("uninstall", "Leave it, configuration first").defer(install::uninstalls))
@@ -245,8 +251,19 @@ fn command() -> Command {
 const ARROW: &str = "->";
 const ARROW_KEPT: &str = "\u{2192}";
 /// The verbs' names.
-const VERBS: [&str; 10] =
-    ["apply", "plan", "status", "clean", "verify", "explain", "watch", "confirm", "install", "uninstall"];
+const VERBS: [&str; 11] = [
+    "apply",
+    "plan",
+    "status",
+    "clean",
+    "verify",
+    "explain",
+    "watch",
+    "confirm",
+    "cni",
+    "install",
+    "uninstall",
+];
 /// How a connection begins.
 const BEGINS: [&str; 4] = ["out", "in", "outbound", "inbound"];
 /// The help text.
@@ -349,8 +366,9 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
             let (strict, quick) = (matches.get_flag("strict"), matches.get_flag("quick"));
             (Verb::Verify { strict, quick, repair: matches.get_flag("repair") }, matches, true)
         }
+        Some(("cni", _)) if faults.is_empty() => return Parsed::Cni,
         Some(("explain", matches)) => return explain::parse(matches, faults),
-        Some(("install" | "uninstall", _)) if !faults.is_empty() => {
+        Some(("cni" | "install" | "uninstall", _)) if !faults.is_empty() => {
             let lines: String = faults.list().iter().map(|fault| format!("error: {fault}\n")).collect();
             return Parsed::Misuse(lines);
         }

@@ -6,6 +6,7 @@
 #![allow(clippy::panic, reason = "a fuzz target and a test report by panicking")]
 #![allow(unreachable_pub, reason = "the same file is the root of a crate and a module of the tests")]
 
+pub mod call;
 pub mod conflist;
 pub mod decision;
 pub mod grammar;
@@ -37,7 +38,7 @@ const TOLD: usize = 64 << 10;
 pub type Body = fn(&[u8]);
 
 /// The bodies by the names of their targets, which are also the names of the folders of seeds.
-pub const TARGETS: [(&str, Body); 10] = [
+pub const TARGETS: [(&str, Body); 12] = [
     ("flags", flags),
     ("istio_iptables", istio_iptables),
     ("env_file", env_file),
@@ -48,6 +49,8 @@ pub const TARGETS: [(&str, Body); 10] = [
     ("netconf", decision::netconf),
     ("annotations", decision::annotations),
     ("conflist", conflist::conflist),
+    ("cni_environment", call::environment),
+    ("cni_arguments", call::arguments),
 ];
 
 /// A command line, its words separated by NUL.
@@ -84,6 +87,7 @@ pub fn flags(data: &[u8]) {
         Parsed::Istio(given) => istio(&given, &[]),
         Parsed::Install(given) => told_if_wrong(request::install(&given, Some(Ok("{}".to_owned())))),
         Parsed::Uninstall(given) => told_if_wrong(request::uninstall(&given)),
+        Parsed::Cni => {}
         Parsed::Answer(text) | Parsed::Misuse(text) => assert!(!text.is_empty(), "an answer without words"),
     }
 }
@@ -145,7 +149,8 @@ pub fn istio_iptables(data: &[u8]) {
         | Parsed::Explain { .. }
         | Parsed::Trace { .. }
         | Parsed::Install(_)
-        | Parsed::Uninstall(_)) => {
+        | Parsed::Uninstall(_)
+        | Parsed::Cni) => {
             panic!("called by its name it is {other:?}")
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod choose;
 pub mod claim;
+pub mod difference;
 pub mod iptables;
 pub mod nftables;
 pub mod observed;

@@ -83,7 +83,7 @@ fn run_stage<'a>(
     if let Some(switch) = &stage.native {
         // It takes itself back whole or in part by what it finds, so it is no matter how far it came.
         done.push(Done { step: Step::Native(switch), purpose: stage.purpose, sure: true });
-        native::change(&switch.to)?;
+        native::change(&switch.to, machine)?;
         native::read_into(observed)?;
     }
     let mut steps_of: BTreeMap<(Variant, Family), Vec<&Restore>> = BTreeMap::new();
@@ -137,6 +137,7 @@ fn writer(machine: &Machine, step: &Restore, text: &str) -> Result<Program> {
 /// program was killed is undone on suspicion, and an undo of what was not done is refused whole; for what was made,
 /// only the look then tells.
 fn undo(plan: &Plan, done: &[Done<'_>], machine: &Machine, before: &Observed, error: Error) -> Error {
+    let machine = &machine.to_undo();
     let mut now = before.clone();
     // Rules that come back need their routing; what cannot be made again is seen in the look below.
     routing::make(&plan.unroutes).ok();
@@ -152,7 +153,7 @@ fn undo(plan: &Plan, done: &[Done<'_>], machine: &Machine, before: &Observed, er
                 undone
             }
             Step::Native(switch) => {
-                let outcome = native::change(&switch.from);
+                let outcome = native::change(&switch.from, machine);
                 tracing::debug!(%switch, undone = outcome.is_ok(), "undo");
                 outcome.is_ok()
             }

@@ -1,7 +1,7 @@
 //! The programs of this machine and how they are run.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::backend::Tools;
 use crate::backend::observed::Tool;
@@ -15,9 +15,11 @@ const FOLDERS: [&str; 5] = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin",
 /// Where iptables-legacy keeps its lock, unless told otherwise (iptables(8), `XTABLES_LOCKFILE`).
 const LOCK_FILE: &str = "/run/xtables.lock";
 /// The network namespace of the process that opens it.
-const OWN_NAMESPACE: &str = "/proc/self/ns/net";
+pub const OWN_NAMESPACE: &str = "/proc/self/ns/net";
 /// What a tool gets beyond the time that it may wait for its lock.
 const WORK: Duration = Duration::from_secs(10);
+/// What is kept for taking back what was done when time is up.
+const TO_UNDO: Duration = Duration::from_millis(700);
 
 /// The machine as a run sees it.
 #[derive(Debug, Clone)]
@@ -26,6 +28,8 @@ pub struct Machine {
     pub tools: Tools,
     wait: Duration,
     lock_file: Option<String>,
+    /// When all programs must have ended, however long each one may take.
+    end: Option<Instant>,
 }
 
 impl Machine {
@@ -33,7 +37,7 @@ impl Machine {
     /// the one variable that is handed on.
     #[must_use]
     pub fn look(wait: Duration, path: Vec<PathBuf>, lock_file: Option<String>) -> Machine {
-        let mut machine = Machine { tools: Tools::new(), wait, lock_file };
+        let mut machine = Machine { tools: Tools::new(), wait, lock_file, end: None };
         let mut folders: Vec<PathBuf> = FOLDERS.iter().map(PathBuf::from).collect();
         folders.extend(path.into_iter().filter(|folder| folder.is_absolute()));
         for variant in Variant::IPTABLES {
@@ -102,6 +106,25 @@ impl Machine {
         }
     }
 
+    /// The same, with an end: no program runs longer, and no change is begun again after it.
+    #[must_use]
+    pub fn until(self, end: Instant) -> Machine {
+        Machine { end: Some(end), ..self }
+    }
+
+    /// The same as it takes back what was done: past its end it has a moment more.
+    #[must_use]
+    pub fn to_undo(&self) -> Machine {
+        let end = self.end.map(|end| end.max(Instant::now()) + TO_UNDO);
+        Machine { end, ..self.clone() }
+    }
+
+    /// What is left of `most` before the end.
+    #[must_use]
+    pub fn left(&self, most: Duration) -> Duration {
+        self.end.map_or(most, |end| most.min(end.saturating_duration_since(Instant::now())))
+    }
+
     /// The seconds that a tool may wait for its lock, as its `--wait` takes them.
     #[must_use]
     pub fn wait_seconds(&self) -> String {
@@ -111,7 +134,7 @@ impl Machine {
     /// Runs `chains` at the same time, the programs of each one after the other, each within the deadline.
     #[must_use]
     pub fn run(&self, chains: &[Vec<Program>]) -> Vec<Vec<Outcome>> {
-        let outcomes = exec::run_chains(chains, self.wait + WORK);
+        let outcomes = exec::run_chains(chains, self.left(self.wait + WORK));
         for (program, outcome) in
             chains.iter().zip(&outcomes).flat_map(|(chain, outcomes)| chain.iter().zip(outcomes))
         {

@@ -1,5 +1,6 @@
 //! The order of effects: look, check, do, read back, undo. No policy decisions.
 
+pub mod able;
 pub mod apply;
 pub mod chain;
 pub mod facts;

@@ -1,10 +1,11 @@
 //! Getting to the namespace to work in, with no more privileges than the work needs.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::{Class, Error, Result};
 use crate::policy::settings::{NetnsRef, Settings, Variant};
-use crate::sys::netns::{self, OWN};
+use crate::sys::netns::{self, FIRST, OWN};
 use crate::sys::privilege::{self, Need};
 use crate::sys::{exec, fs, lock};
 
@@ -49,6 +50,10 @@ fn enter_with(settings: &Settings, makes_rules: bool, also: &[Need]) -> Result<(
         }
     }
     privilege::require(&needed, likely)?;
+    drop_all_but(needed, native, also)
+}
+
+fn drop_all_but(mut needed: Vec<Need>, native: bool, also: &[Need]) -> Result<()> {
     needed.push(Need::CAP_NET_RAW);
     // iptables-legacy loads ip_tables by itself if the kernel has not: the one thing that needs this.
     let loaded = ["ip", "ip6"]
@@ -59,6 +64,61 @@ fn enter_with(settings: &Settings, makes_rules: bool, also: &[Need]) -> Result<(
     }
     needed.extend(also);
     privilege::keep_only(&needed)
+}
+
+/// What a call of a container runtime needs: to enter a pod's namespace and to make rules there.
+///
+/// # Errors
+/// What is missing.
+pub fn may_capture_pods() -> Result<()> {
+    privilege::require(&[Need::CAP_NET_ADMIN, Need::CAP_NET_RAW, Need::CAP_SYS_ADMIN], &[])
+}
+
+/// A pod's network namespace, open: it stays even if the pod ends meanwhile.
+#[derive(Debug)]
+pub struct Pod {
+    netns: netns::Netns,
+    /// Whether it belongs to another user namespace than ours (`hostUsers: false`).
+    pub other_users: bool,
+}
+
+/// Opens the namespace of a pod. That of the caller and that of process 1 are nobody's pod.
+///
+/// # Errors
+/// It is one of these, it is none, or it cannot be opened.
+pub fn of_pod(path: &Path) -> Result<Pod> {
+    let target = netns::open(path)?;
+    for (whose, own) in [("the one that the runtime works in itself", OWN), ("that of process 1", FIRST)] {
+        if netns::identity(own) == Some(target.identity) {
+            let problem = format!("the network namespace {} is {whose}", path.display());
+            return Err(Error::new(Class::Usage, problem)
+                .remedy("nothing was changed: a pod on the host network is not captured by CNI"));
+        }
+    }
+    if !target.is_of_networks() {
+        let problem = format!("{} is a namespace of another kind than that of networks", path.display());
+        return Err(Error::new(Class::Usage, problem));
+    }
+    let other_users = target.is_of_other_users();
+    Ok(Pod { netns: target, other_users })
+}
+
+impl Pod {
+    /// Moves the calling thread there, for good, and drops every privilege that rules do not need. With
+    /// `other_users` root's files in /proc are another user's, so `CAP_DAC_OVERRIDE` stays.
+    ///
+    /// # Errors
+    /// It is the host's own after all, it is no *network* namespace, or a privilege is missing.
+    pub fn enter(&self) -> Result<()> {
+        exec::keep_descriptors();
+        self.netns.enter()?;
+        // Where process 1 is a container's, this tells.
+        if is_hosts_own() == Some(true) {
+            return Err(Error::new(Class::Usage, "this is the host's own network namespace"));
+        }
+        let also: &[Need] = if self.other_users { &[Need::CAP_DAC_OVERRIDE] } else { &[] };
+        drop_all_but(vec![Need::CAP_NET_ADMIN], false, also)
+    }
 }
 
 fn path(reference: &NetnsRef) -> PathBuf {
@@ -83,10 +143,10 @@ pub fn is_hosts_own() -> Option<bool> {
     netns::is_initial()
 }
 
-/// Waits until no other run works in this namespace.
+/// Waits, at most as long as told, until no other run works in this namespace.
 ///
 /// # Errors
 /// Another one still does.
-pub fn lock(settings: &Settings) -> Result<lock::Lock> {
-    lock::take(settings.wait)
+pub fn lock(wait: Duration) -> Result<lock::Lock> {
+    lock::take(wait)
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::Machine;
 use crate::backend::Observed;
 use crate::backend::nftables::{self, Options, batch::next_generation, decode, plan};
 use crate::error::{Class, Result};
@@ -20,6 +21,14 @@ const DEADLINE: Duration = Duration::from_secs(5);
 fn read() -> Result<(RuleSet, bool)> {
     let decoded = decode(&Nftables::open()?.tables(nftables::TABLE)?.messages);
     Ok((decoded.rules, decoded.ours.has_unused_sets()))
+}
+
+/// Whether there are rules of ours.
+///
+/// # Errors
+/// The kernel refuses to tell.
+pub fn are_there() -> Result<bool> {
+    read().map(|(rules, _)| !rules.chains.is_empty())
 }
 
 /// Reads our tables into `observed`, in the place of what was known of them.
@@ -62,12 +71,13 @@ pub fn is_of_iptables(table: &Table) -> bool {
     }
 }
 
-/// Makes our tables hold `wanted`, without a gap. Others may commit meanwhile: then it is looked at again.
+/// Makes our tables hold `wanted`, without a gap. Others may commit meanwhile: then it is looked at again, as long as
+/// the machine's time is not up.
 ///
 /// # Errors
 /// The kernel refuses, or others change rules all the time.
-pub fn change(wanted: &RuleSet) -> Result<()> {
-    let end = Instant::now() + DEADLINE;
+pub fn change(wanted: &RuleSet, machine: &Machine) -> Result<()> {
+    let end = Instant::now() + machine.left(DEADLINE);
     loop {
         match once(wanted) {
             Err(error) if error.class == Class::TryAgain && Instant::now() < end => {}

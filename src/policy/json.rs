@@ -9,6 +9,14 @@ use super::{
 };
 use crate::input::config::SCHEMA;
 
+/// A policy's digest: 16 hexadecimal digits, the same wherever the policy is (FNV-1a of 64 bits over the canonical form).
+#[must_use]
+pub fn digest(policy: &CapturePolicy) -> String {
+    let bytes = to_json(policy).to_string().into_bytes();
+    let step = |digest: u64, byte: u8| (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    format!("{:016x}", bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, step))
+}
+
 /// The canonical form: the proxy's identity and the destinations always, every other key only where it says
 /// something other than the default, so that a policy reads back as itself under its layout.
 #[must_use]

@@ -13,6 +13,7 @@ use crate::policy::{Families, Layout, Mode};
 use crate::report::Applied;
 use crate::rules::RuleSet;
 use crate::rules::compile::compile_for;
+use crate::sys::lock::Lock;
 
 /// Everything that is known before the first change.
 pub(super) struct Ready {
@@ -30,18 +31,24 @@ pub(super) fn run(request: &Request, environment: &Environment) -> Result<Applie
         confirm::possible(environment)?;
     }
     namespace::enter(settings, request.policy.mode != Mode::None)?;
-    in_place(request, environment)
+    in_place(request, super::machine(settings, environment))
 }
 
 /// Applies `request` again, in the namespace where this process is already; what was changed.
 pub(super) fn again(request: &Request, environment: &Environment) -> Result<Vec<String>> {
-    in_place(request, environment).map(|applied| applied.changed)
+    in_place(request, super::machine(&request.settings, environment)).map(|applied| applied.changed)
 }
 
-fn in_place(request: &Request, environment: &Environment) -> Result<Applied> {
+fn in_place(request: &Request, machine: Machine) -> Result<Applied> {
+    let lock = namespace::lock(request.settings.wait)?;
+    commit(request, prepare(request, machine)?, lock)
+}
+
+/// Does what was planned, under the lock that was taken before it was.
+pub(super) fn commit(request: &Request, ready: Ready, lock: Lock) -> Result<Applied> {
     let settings = &request.settings;
-    let mut lock = Some(namespace::lock(settings)?);
-    let Ready { machine, mut observed, choice, families, wanted, plan } = prepare(request, environment)?;
+    let mut lock = Some(lock);
+    let Ready { machine, mut observed, choice, families, wanted, plan } = ready;
     let open = match plan.is_empty() {
         true => 0,
         false => sockets::older(&observe::sockets()?, &request.policy).total(),
@@ -76,12 +83,11 @@ fn in_place(request: &Request, environment: &Environment) -> Result<Applied> {
 }
 
 /// Looks, checks and plans. Changes nothing.
-pub(super) fn prepare(request: &Request, environment: &Environment) -> Result<Ready> {
+pub(super) fn prepare(request: &Request, machine: Machine) -> Result<Ready> {
     let Request { policy, layout, settings, .. } = request;
     if policy.mode != Mode::None {
         preflight::not_the_host(*layout, settings, namespace::is_hosts_own())?;
     }
-    let machine = super::machine(settings, environment);
     let look = observe::look(&machine)?;
     preflight::readable(&look, settings.variant)?;
     let mut observed = look.observed;

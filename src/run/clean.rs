@@ -7,15 +7,19 @@ use crate::backend::ownership::{self, Ahead};
 use crate::backend::plan;
 use crate::error::Result;
 use crate::host::trace::Left;
-use crate::host::{self, namespace, observe, preflight};
+use crate::host::{self, Machine, namespace, observe, preflight};
 use crate::policy::settings::{Settings, Variant};
 use crate::report::Cleaned;
 use crate::rules::RuleSet;
 
 pub(super) fn run(settings: &Settings, named: RuleSet, environment: &Environment) -> Result<Cleaned> {
     namespace::enter(settings, false)?;
-    let _lock = namespace::lock(settings)?;
-    let machine = super::machine(settings, environment);
+    in_place(settings, named, super::machine(settings, environment))
+}
+
+/// The same in the namespace where this thread is already.
+pub(super) fn in_place(settings: &Settings, named: RuleSet, machine: Machine) -> Result<Cleaned> {
+    let _lock = namespace::lock(machine.left(settings.wait))?;
     let look = observe::look(&machine)?;
     preflight::readable(&look, settings.variant)?;
     let mut observed = look.observed;

@@ -294,6 +294,7 @@ fn policy(text: &str) -> Result<Rules, Faults> {
             | Parsed::Istio(_)
             | Parsed::Install(_)
             | Parsed::Uninstall(_)
+            | Parsed::Cni
             | Parsed::Answer(_) => {
                 return Err(misused("is no policy"));
             }

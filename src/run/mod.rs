@@ -2,6 +2,7 @@
 
 mod apply;
 mod clean;
+mod cni;
 mod confirm;
 mod explain;
 mod explain_pod;
@@ -34,9 +35,16 @@ pub type Environment = [(OsString, OsString)];
 /// Runs one command line.
 #[must_use]
 pub fn main(words: Vec<OsString>, environment: &Environment) -> Answer {
-    log(environment);
+    if cni::is_asked(&words, environment) {
+        return cni::main(environment);
+    }
     let json = asks_for_json(&words);
-    let (verb, flags, explicit, faults) = match cli::parse(words) {
+    let parsed = cli::parse(words);
+    // A runtime's call logs in a form of its own.
+    if parsed != Parsed::Cni {
+        log(environment);
+    }
+    let (verb, flags, explicit, faults) = match parsed {
         Parsed::Call { verb, flags, explicit, faults } => (verb, flags, explicit, faults),
         Parsed::Explain { asked, flags, faults } => {
             return explain::main(&asked, flags, faults, environment);
@@ -48,6 +56,7 @@ pub fn main(words: Vec<OsString>, environment: &Environment) -> Answer {
         }
         Parsed::Install(given) => return install::install(&given),
         Parsed::Uninstall(given) => return install::uninstall(&given),
+        Parsed::Cni => return cni::main(environment),
         Parsed::Istio(given) => return istio::main(&given, environment),
         Parsed::Answer(text) => return Answer { stdout: text, ..Answer::default() },
         Parsed::Misuse(text) if !json => return Answer { stderr: text, code: 64, ..Answer::default() },

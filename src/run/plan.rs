@@ -70,7 +70,7 @@ fn switched(switch: &Switch, options: Options) -> Vec<(Family, String, String)> 
 /// The very transactions that `apply` would send now.
 pub(super) fn live(request: &Request, environment: &Environment) -> Result<Planned> {
     namespace::enter(&request.settings, request.policy.mode != Mode::None)?;
-    let ready = apply::prepare(request, environment)?;
+    let ready = apply::prepare(request, super::machine(&request.settings, environment))?;
     let options = host::native::options()?;
     let mut steps = Vec::new();
     for stage in &ready.plan.stages {

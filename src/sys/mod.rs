@@ -1,11 +1,13 @@
 //! Effects, and nothing else: programs, namespaces, netlink, files, capabilities. The only place with `unsafe`. Nothing here knows what a policy or a rule is.
 
 pub mod alloc;
+pub mod ask;
 pub mod exec;
 pub mod folder;
 pub mod fs;
 pub mod holder;
 pub mod ipv6;
+pub mod journal;
 pub mod listing;
 pub mod lock;
 mod message;

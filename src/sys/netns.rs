@@ -1,6 +1,9 @@
 //! Network namespaces: entering one, and telling which one this is.
 
-#![expect(unsafe_code, reason = "nix has no name for the connector's protocol")]
+#![expect(
+    unsafe_code,
+    reason = "nix has no name for the connector's protocol, and no way to ask a namespace for its owner"
+)]
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -9,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sched::{CloneFlags, setns};
+use nix::net::if_::InterfaceFlags;
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{MsgFlags, NetlinkAddr, sendto};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{FsType, fstatfs};
@@ -71,7 +75,38 @@ pub fn identity(of: &str) -> Option<Identity> {
 
 /// The calling thread's namespace.
 pub const OWN: &str = "/proc/thread-self/ns/net";
+/// That of the first process.
+pub const FIRST: &str = "/proc/1/ns/net";
+
+/// `NS_GET_USERNS` and `NS_GET_NSTYPE` (linux/nsfs.h, ioctl_ns(2)): `_IO(0xb7, 0x1)` and `_IO(0xb7, 0x3)`.
+const NS_GET_USERNS: nix::libc::Ioctl = 0xb701;
+const NS_GET_NSTYPE: nix::libc::Ioctl = 0xb703;
+
 impl Netns {
+    /// Whether it is a namespace of networks, not one of another kind.
+    #[must_use]
+    pub fn is_of_networks(&self) -> bool {
+        // SAFETY: this request takes no argument and gives back the kind as a number, or -1.
+        let kind = unsafe { nix::libc::ioctl(self.file.as_raw_fd(), NS_GET_NSTYPE) };
+        // Kernels before 4.11 do not tell; they refuse to enter it.
+        kind < 0 || kind == CloneFlags::CLONE_NEWNET.bits()
+    }
+
+    /// Whether it belongs to another user namespace than the caller's. One that is above the caller's does, too: the
+    /// kernel does not show it (EPERM).
+    #[must_use]
+    pub fn is_of_other_users(&self) -> bool {
+        // SAFETY: this request takes no argument and gives back a new descriptor, or -1.
+        let fd = unsafe { nix::libc::ioctl(self.file.as_raw_fd(), NS_GET_USERNS) };
+        if fd < 0 {
+            return true;
+        }
+        // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+        let owner = unsafe { File::from_raw_fd(fd) };
+        let owner = fstat(&owner).ok().map(|stat| (stat.st_ino, stat.st_dev));
+        owner != identity("/proc/thread-self/ns/user")
+    }
+
     /// Moves the calling thread there, for good.
     ///
     /// # Errors
@@ -121,4 +156,34 @@ fn lacks_connector() -> bool {
         Ok(())
     };
     ask() == Err(Errno::ECONNREFUSED)
+}
+
+/// Moves the calling thread into a network namespace that nobody else has, and that is gone when the thread ends.
+///
+/// # Errors
+/// `CAP_SYS_ADMIN` is missing, or the kernel has no more room for namespaces.
+pub fn private() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET).map_err(|error| {
+        let problem = format!("making a network namespace: {error}");
+        if error == nix::errno::Errno::EPERM {
+            return Error::new(Class::Privilege, problem).remedy("CAP_SYS_ADMIN is needed");
+        }
+        Error::host(problem).remedy("see /proc/sys/user/max_net_namespaces")
+    })
+}
+
+/// Whether an interface of the calling thread's namespace other than `lo` and `interface` has an address that packets
+/// can leave from. What cannot be told counts as yes.
+#[must_use]
+pub fn has_more_than(interface: &str) -> bool {
+    let Ok(addresses) = nix::ifaddrs::getifaddrs() else { return true };
+    addresses.into_iter().any(|found| {
+        let usable = found.address.is_some_and(|address| {
+            let v6 = address.as_sockaddr_in6().map(nix::sys::socket::SockaddrIn6::ip);
+            address.as_sockaddr_in().is_some() || v6.is_some_and(|ip| !ip.is_unicast_link_local())
+        });
+        let flags = found.flags;
+        let on = flags.contains(InterfaceFlags::IFF_UP) && !flags.contains(InterfaceFlags::IFF_LOOPBACK);
+        usable && on && found.interface_name != interface
+    })
 }

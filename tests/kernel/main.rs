@@ -23,6 +23,7 @@ mod boot;
 mod child;
 mod classic;
 mod clean;
+mod cni;
 mod confirm;
 mod docker_dns;
 mod explain;
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
         docker_dns::cases(),
         again::cases(),
         clean::cases(),
+        cni::cases(),
         ambient::cases(),
         observe::cases(),
         replace::cases(),
@@ -128,6 +130,7 @@ fn main() -> ExitCode {
     ];
     let checks = [
         self_check::checks(),
+        cni::checks(),
         listing::checks(),
         replace::checks(),
         kill::checks(),

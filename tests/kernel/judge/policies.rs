@@ -105,6 +105,7 @@ pub(crate) fn request<'a>(
         | Parsed::Trace { .. }
         | Parsed::Install(_)
         | Parsed::Uninstall(_)
+        | Parsed::Cni
         | Parsed::Answer(_)
         | Parsed::Misuse(_)) => {
             panic!("{words:?}: {other:?}")

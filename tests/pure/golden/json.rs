@@ -37,7 +37,8 @@ fn request(args: &[&str]) -> Request {
         | Parsed::Explain { .. }
         | Parsed::Trace { .. }
         | Parsed::Install(_)
-        | Parsed::Uninstall(_) => {
+        | Parsed::Uninstall(_)
+        | Parsed::Cni => {
             panic!("not a verb that makes rules")
         }
         Parsed::Answer(text) | Parsed::Misuse(text) => panic!("{text}"),

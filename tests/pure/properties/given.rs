@@ -18,7 +18,8 @@ pub(crate) fn flags(args: &[String]) -> Raw {
         | Parsed::Explain { .. }
         | Parsed::Trace { .. }
         | Parsed::Install(_)
-        | Parsed::Uninstall(_) => {
+        | Parsed::Uninstall(_)
+        | Parsed::Cni => {
             panic!("{args:?} makes no rules")
         }
         Parsed::Answer(text) | Parsed::Misuse(text) => panic!("{args:?}: {text}"),

@@ -1,0 +1,87 @@
+//! DEL and GC: what is left behind, and that is nothing outside the pod's network namespace.
+
+use super::Work;
+use crate::cni::decide::{Decision, decide};
+use crate::cni::failure::{self, Failure};
+use crate::cni::netconf::{NetConf, Standard};
+use crate::error::Result;
+use crate::host::{namespace, native};
+use crate::policy::settings::Settings;
+use crate::rules::RuleSet;
+use crate::run::clean;
+use crate::sys::netns;
+
+/// What is taken out of a namespace that is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// Whatever ADD can have made.
+    Everything,
+    /// Our tables of nftables, which nobody else can have made: it is not known what ADD decided.
+    Tables,
+}
+
+impl Work {
+    /// Undoes ADD as far as there is anything to undo. It cannot fail: what is wrong is logged, and the pod ends.
+    ///
+    /// Rules live in the pod's namespace and go with it. Where the namespace stays (a container that leaves one of its
+    /// networks), they are removed, unless another interface is left that they still capture.
+    pub(super) fn del(&self, conf: std::result::Result<NetConf, Failure>) {
+        if let Err(failure) = &conf {
+            self.journal.note("error", format!("{}: {}", failure.problem, failure.details));
+        }
+        let Some(path) = self.call.netns.as_deref() else { return };
+        let extent = match conf.as_ref().map(|conf| decide(&self.said(conf), conf)) {
+            Ok(Decision::Capture(_)) => Extent::Everything,
+            // ADD made nothing, and what is there is somebody else's.
+            Ok(Decision::Skip(_)) => return self.journal.note("reason", "ADD left this pod alone"),
+            Ok(Decision::Reject(_) | Decision::Unknown(_)) | Err(_) => Extent::Tables,
+        };
+        self.journal.step("open");
+        let removed = namespace::of_pod(path).and_then(|pod| {
+            self.inside(&pod, |work| {
+                if netns::has_more_than(&work.call.interface) {
+                    work.journal.note("reason", "another interface is left");
+                    return Ok(Vec::new());
+                }
+                work.journal.step("remove");
+                work.remove(extent)
+            })
+        });
+        match removed {
+            Ok(removed) => self.journal.note("removed", removed),
+            Err(error) => self.journal.note("error", error.to_string()),
+        }
+    }
+
+    fn remove(&self, extent: Extent) -> Result<Vec<String>> {
+        let machine = self.machine();
+        match extent {
+            Extent::Everything => {
+                // As long as it may take: the machine's end limits it.
+                let settings = Settings::default();
+                clean::in_place(&settings, RuleSet::default(), machine).map(|cleaned| cleaned.changed)
+            }
+            Extent::Tables if !native::are_there()? => Ok(Vec::new()),
+            Extent::Tables => {
+                let _lock = namespace::lock(machine.left(Settings::default().wait))?;
+                native::change(&RuleSet::default(), &machine)?;
+                Ok(vec!["our tables of nftables".to_owned()])
+            }
+        }
+    }
+
+    /// Reads which attachments are valid. Nothing of this plugin is left of the others: rules go with the namespace that
+    /// they are in, and there is no other state.
+    pub(super) fn gc(&self, text: &[u8]) -> std::result::Result<(), Failure> {
+        let standard = Standard::parse(text).map_err(|faults| {
+            Failure::faulty(failure::BAD_CONFIG, "the configuration on standard input has faults", &faults)
+        })?;
+        // What is wrong with the keys of ours is no matter here; how to log is among them.
+        self.conf(text).ok();
+        match standard.valid_attachments {
+            Some(valid) => self.journal.note("validAttachments", valid.len()),
+            None => self.journal.note("reason", "no list of valid attachments is given"),
+        }
+        Ok(())
+    }
+}
