@@ -15,6 +15,7 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::journal::Journal;
@@ -62,28 +63,42 @@ pub(super) fn main(environment: &Environment) -> Answer {
         return Answer { stdout: version::answer(), ..Answer::default() };
     }
     let journal = Journal::begin(&call, begin);
-    let (tell, told) = channel();
+    let (tell, wait) = channel();
     let path: Vec<PathBuf> =
         variable(environment, "PATH").into_iter().flat_map(std::env::split_paths).collect();
     let work = Work { call: call.clone(), path, journal: journal.clone(), end: begin + WORK };
+    let answer = Arc::new(Mutex::new(None));
+    let slot = Arc::clone(&answer);
     let started = std::thread::Builder::new().name(call.verb.word().to_owned()).spawn(move || {
         let outcome = work.run();
         let answer = work.journal.answer(&outcome);
-        // Nobody listens any more once the deadline has passed.
-        tell.send(answer).ok();
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
         work.journal.keep();
+        // Nobody listens any more once the deadline has passed.
+        tell.send(()).ok();
     });
-    let left = DEADLINE.saturating_sub(begin.elapsed());
-    let failure = match started.map(|_| told.recv_timeout(left)) {
-        Ok(Ok(answer)) => {
-            told.recv_timeout(LOGGING).ok();
-            return answer;
+    if let Err(error) = started {
+        let failure = Failure::new(failure::HOST, format!("no thread can be started: {error}"));
+        return journal.answer(&Err(failure));
+    }
+    // One wake-up in the good case: on a busy machine each costs more than the work.
+    let failure = loop {
+        let left = DEADLINE.saturating_sub(begin.elapsed());
+        let told = wait.recv_timeout(LOGGING.min(left));
+        let ready = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (ready, told) {
+            (Some(answer), Ok(()) | Err(RecvTimeoutError::Disconnected)) => return answer,
+            (Some(answer), Err(RecvTimeoutError::Timeout)) => {
+                wait.recv_timeout(LOGGING).ok();
+                return answer;
+            }
+            (None, Err(RecvTimeoutError::Timeout)) if !left.is_zero() => {}
+            (None, Err(RecvTimeoutError::Timeout)) => break overdue(call.verb, journal.at()),
+            (None, Ok(()) | Err(RecvTimeoutError::Disconnected)) => {
+                let problem = format!("{} ended in an unexpected way", call.verb);
+                break Failure::new(failure::REFUSED, problem);
+            }
         }
-        Ok(Err(RecvTimeoutError::Timeout)) => overdue(call.verb, journal.at()),
-        Ok(Err(RecvTimeoutError::Disconnected)) => {
-            Failure::new(failure::REFUSED, format!("{} ended in an unexpected way", call.verb))
-        }
-        Err(error) => Failure::new(failure::HOST, format!("no thread can be started: {error}")),
     };
     // A pod's end is not held up by what hangs; only a call that was never read cannot be said to be done.
     let outcome = match call.verb == Verb::Del && journal.at() != journal::READ {
