@@ -21,7 +21,11 @@ fn read(path: impl AsRef<Path>) -> String {
 fn given(words: &[&str]) -> cli::install::Texts {
     match cli::parse(["mesh-init"].into_iter().chain(words.iter().copied()).map(Into::into)) {
         Parsed::Install(given) | Parsed::Uninstall(given) => given,
-        other => panic!("{words:?}: {other:?}"),
+        other @ (Parsed::Call { .. }
+        | Parsed::Explain { .. }
+        | Parsed::Istio(_)
+        | Parsed::Answer(_)
+        | Parsed::Misuse(_)) => panic!("{words:?}: {other:?}"),
     }
 }
 

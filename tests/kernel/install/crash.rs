@@ -67,11 +67,12 @@ const HARMLESS: [libc::c_long; 18] = [
 /// Whether the run stands at the entry of a system call that counts: every one, or those that may change something.
 fn counts(pid: Pid, every: bool) -> bool {
     let info = ptrace::syscall_info(pid).expect("asking at which system call it is");
-    // SAFETY: the kernel filled in the member that `op` names.
-    let entered = (info.op == libc::PTRACE_SYSCALL_INFO_ENTRY).then(|| unsafe { info.u.entry.nr });
-    entered.is_some_and(|number| {
-        every || !HARMLESS.iter().any(|harmless| u64::try_from(*harmless) == Ok(number))
-    })
+    if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+        return false;
+    }
+    // SAFETY: this is the member that the kernel filled in at an entry.
+    let number = unsafe { info.u.entry.nr };
+    every || !HARMLESS.iter().any(|harmless| u64::try_from(*harmless) == Ok(number))
 }
 
 /// Runs the program to the entry of the `stop`th system call that counts, has `then` done there, and kills it or lets it go
