@@ -355,7 +355,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
     };
     let (matches, faults) = match known(words) {
         Ok(known) => known,
-        Err(answer) => return answer,
+        Err(answer) => return *answer,
     };
     let (verb, matches, explicit) = match matches.subcommand() {
         None => (Verb::Apply, &matches, false),
@@ -384,7 +384,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
 
 /// What is known of a command line, and a fault for each word that is not. clap stops at the first of those, so it is
 /// asked again without it.
-fn known(mut words: Vec<OsString>) -> Result<(ArgMatches, Faults), Parsed> {
+fn known(mut words: Vec<OsString>) -> Result<(ArgMatches, Faults), Box<Parsed>> {
     // Each word costs a round.
     const ROUNDS: usize = 20;
     let mut faults = Faults::default();
@@ -396,7 +396,7 @@ fn known(mut words: Vec<OsString>) -> Result<(ArgMatches, Faults), Parsed> {
             Err(error) => error,
         };
         if !error.use_stderr() {
-            return Err(Parsed::Answer(error.render().to_string()));
+            return Err(Box::new(Parsed::Answer(error.render().to_string())));
         }
         let text = |kind| match error.get(kind) {
             Some(ContextValue::String(text)) => Some(text.as_str()),
@@ -407,7 +407,7 @@ fn known(mut words: Vec<OsString>) -> Result<(ArgMatches, Faults), Parsed> {
         let place = unknown.and_then(|unknown| words.iter().skip(1).position(|word| is_it(word, unknown)));
         let (Some(unknown), Some(place)) = (unknown, place) else {
             let lines: String = faults.list().iter().map(|fault| format!("error: {fault}\n")).collect();
-            return Err(Parsed::Misuse(lines + &shortened(&error.render().to_string())));
+            return Err(Box::new(Parsed::Misuse(lines + &shortened(&error.render().to_string()))));
         };
         let remedy = match text(ContextKind::SuggestedArg) {
             Some(meant) => format!("give {meant} if that is meant"),

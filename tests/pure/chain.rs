@@ -23,6 +23,8 @@ fn given(words: &[&str]) -> cli::install::Texts {
         Parsed::Install(given) | Parsed::Uninstall(given) => given,
         other @ (Parsed::Call { .. }
         | Parsed::Explain { .. }
+        | Parsed::Trace { .. }
+        | Parsed::Cni
         | Parsed::Istio(_)
         | Parsed::Answer(_)
         | Parsed::Misuse(_)) => panic!("{words:?}: {other:?}"),
