@@ -68,10 +68,13 @@ class Node:
         done = subprocess.run([f"{self.work}/mesh-init", *words], text=True, capture_output=True)
         return done.returncode, done.stdout + done.stderr
 
-    def join(self, *options):
-        """Joins the chain, or changes how."""
+    def join(self, *options, **keys):
+        """Joins the chain, or changes how; with these keys in the plugin's configuration."""
+        entry = f"{self.work}/plugin.json"
+        with open(entry, "w") as file:
+            json.dump({"logFile": self.log, **keys}, file)
         where = ("--bin-dir", self.bin_dir, "--net-dir", self.net_dir, "--drop-in", "never")
-        return self.mesh("install", *where, "--log-file", self.log, *options)
+        return self.mesh("install", *where, "--plugin-config", entry, *options)
 
     def leave(self):
         return self.mesh("uninstall", "--bin-dir", self.bin_dir, "--net-dir", self.net_dir)
@@ -87,7 +90,10 @@ class Node:
     def rules(self, member):
         """Every rule of its namespace, whoever made it."""
         inside = ("nsenter", f"--net={member.netns}", "--")
-        kept = [line for line in self.output(*inside, "nft", "list", "ruleset").splitlines() if line.strip()]
+        # What nft finds strange in iptables' tables is no matter here.
+        quiet = {"check": True, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        listed = subprocess.run([*inside, "nft", "list", "ruleset"], **quiet).stdout
+        kept = [line for line in listed.splitlines() if line.strip()]
         for legacy in ("iptables-legacy-save", "ip6tables-legacy-save"):
             kept += [line for line in self.output(*inside, legacy).splitlines() if line.startswith("-A")]
         return kept

@@ -77,8 +77,10 @@ log_driver = "k8s-file"
     check("no rule at all", node.rules(plain), [])
 
     about("selection all")
-    joined = node.join("--selection", "all")
-    check("install", joined[0], 0)
+    # Without annotations the configuration says what is captured.
+    policy = {"proxy": {"port": 15001, "inboundPort": 15006, "uids": [1337]}}
+    code, told = node.join("--selection", "all", policy=policy)
+    check("install", (code, told if code else ""), (0, ""))
     web = Container("web", "--publish", f"18080:{PORT}")
     holds("a container has rules before its first process", node.rules(web))
     node.add_sidecar(web)
