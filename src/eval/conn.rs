@@ -331,7 +331,6 @@ impl Builder {
         let sender = conn.sender.clone();
         let mut builder = Builder {
             source: Some(conn.source),
-            destination: Some(conn.destination),
             uid: sender.as_ref().map(|sender| sender.uid),
             gid: sender.as_ref().map(|sender| sender.gid),
             groups: sender.map(|sender| sender.groups).unwrap_or_default(),

@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::sockets::Socket;
 use crate::policy::validate::reserved_inbound;
-use crate::policy::{CapturePolicy, Destinations, Family, Gid, Groups, Inbound, Mode, Owners, Port, Uid};
+use crate::policy::{
+    CapturePolicy, Destinations, Family, Gid, Groups, IfName, Inbound, Mode, Owners, Port, Uid,
+};
 
 /// The way a connection goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -140,11 +142,16 @@ fn other_than<T: PartialEq + Copy>(own: u32, taken: &[T], of: impl Fn(u32) -> Op
     (1..=NOBODY).rev().find(free).and_then(of)
 }
 
-/// What would tell whether inbound connections are captured; `Ok(None)` if none is to be.
+/// What would tell whether inbound connections are captured; `Ok(None)` if none is to be. `wire` is how the name of
+/// the interface begins by which they come.
 ///
 /// # Errors
 /// Why nothing would tell.
-pub fn inbound(policy: &CapturePolicy, listening: &BTreeSet<u16>) -> Result<Option<Probe>, String> {
+pub fn inbound(
+    policy: &CapturePolicy,
+    listening: &BTreeSet<u16>,
+    wire: &str,
+) -> Result<Option<Probe>, String> {
     let proxy = &policy.proxy;
     let capture = [proxy.port, proxy.inbound_port, proxy.tunnel_port];
     let port = match &policy.inbound {
@@ -161,10 +168,20 @@ pub fn inbound(policy: &CapturePolicy, listening: &BTreeSet<u16>) -> Result<Opti
             PORTS.into_iter().filter_map(Port::of).find(free)
         }
     };
+    let mut special = policy.interfaces.exclude.iter().chain(&policy.interfaces.reroute);
+    if let Some(name) = special.find(|name| may_cover(name, wire)) {
+        return Err(format!("the policy's interface {name} would be the probe's own, {wire}"));
+    }
     match port {
         Some(port) => Ok(Some(Probe::Inbound { port })),
         None => Err("no port is left to try".to_owned()),
     }
+}
+
+/// Whether an interface whose name begins with `wire` may be meant.
+fn may_cover(name: &IfName, wire: &str) -> bool {
+    let beginning = name.as_str().strip_suffix('+');
+    name.as_str().starts_with(wire) || beginning.is_some_and(|beginning| wire.starts_with(beginning))
 }
 
 /// Users other than the proxy's that hold a capture port: what they send would come back to them.

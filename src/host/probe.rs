@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::eval::probing::Probe;
 use crate::policy::{CapturePolicy, Family, Mode};
+pub use crate::sys::probe::NEIGHBOUR;
 use crate::sys::probe::{self, Answer, Inbound, Outbound};
 
 /// What one probe may take.

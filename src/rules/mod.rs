@@ -458,3 +458,54 @@ impl Match {
         Match { negated: true, test }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_rule_is_the_same_wherever_it_stands() {
+        let [tcp, first] = [Test::Protocol(Protocol::Tcp), Test::FirstPacket].map(Match::is);
+        let rule =
+            Rule::new(RuleId::OutboundAll, vec![tcp.clone(), first.clone()], Verdict::Accept).comment("x");
+        let seen = Some(Seen { spec: String::new(), packets: 1, bytes: 2 });
+        let other =
+            Rule { id: None, matches: vec![first, tcp.clone()], place: Place::First, seen, ..rule.clone() };
+        assert!(rule.same(&other) && other.same(&rule));
+        for differing in [
+            Rule { verdict: Verdict::Drop, ..rule.clone() },
+            Rule { comment: None, ..rule.clone() },
+            Rule { matches: vec![tcp], ..rule.clone() },
+        ] {
+            assert!(!rule.same(&differing) && !differing.same(&rule), "{differing:?}");
+        }
+    }
+
+    #[test]
+    fn tables_are_those_of_the_family() {
+        let chain = |family, table: &str| Chain {
+            family,
+            table: Table::from(table),
+            name: "A".to_owned(),
+            base: None,
+            rules: Vec::new(),
+        };
+        let chains = vec![chain(Family::V4, "nat"), chain(Family::V6, "mine"), chain(Family::V4, "raw")];
+        let set = RuleSet { chains, routing: Vec::new() };
+        let names = |family| set.tables(family).into_iter().map(Table::as_str).collect::<Vec<_>>();
+        assert_eq!(names(Family::V4), ["raw", "nat"]);
+        assert_eq!(names(Family::V6), ["mine"]);
+    }
+
+    #[test]
+    fn routing_reads_as_a_person_would_ask_for_it() {
+        let (family, mark, table) = (Family::V4, Mark(1337), 133);
+        for (piece, text) in [
+            (Routing::PassthroughAddress, "IPv6: address ::6/128 on lo"),
+            (Routing::Route { family, table }, "IPv4: local default route in table 133"),
+            (Routing::Rule { family, mark, table }, "IPv4: routing rule fwmark 1337 lookup 133"),
+        ] {
+            assert_eq!(piece.to_string(), text);
+        }
+    }
+}

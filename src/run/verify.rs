@@ -193,7 +193,9 @@ fn one(
         sockets.iter().filter(|socket| socket.is_listening()).map(|socket| socket.local.port()).collect();
     let (probe, port) = match direction {
         Direction::Outbound => (probing::outbound(policy, family, host::own_ids()), policy.proxy.port),
-        Direction::Inbound => (probing::inbound(policy, &listening), policy.proxy.inbound_port),
+        Direction::Inbound => {
+            (probing::inbound(policy, &listening, probe::NEIGHBOUR), policy.proxy.inbound_port)
+        }
     };
     let by_rules = |why: &str| match missing {
         Some(missing) => (How::NotCaptured, format!("{missing} is not as it should be; {why}")),

@@ -6,11 +6,14 @@
 mod beside;
 mod connections;
 mod found;
+mod native;
 mod oracle;
 mod peculiar;
 mod policies;
+mod probes;
 mod reach;
 mod text;
+mod typical;
 mod walk;
 
 use mesh_init::eval::{Capture, Conn, Outcome, evaluate};
@@ -37,7 +40,7 @@ fn policies_of_a_layout() -> Config {
     let pairs: usize = pairs.parse().expect("MESH_INIT_AGREE_PAIRS is a number");
     let policies = pairs.div_ceil(LAYOUTS * CONNECTIONS).max(1);
     let most = u32::try_from(policies).expect("not that many");
-    Config { max_local_rejects: u32::MAX, ..cases(most) }
+    Config { cases: most, max_local_rejects: u32::MAX, ..cases(1) }
 }
 
 /// What the policy means, and what its rules do.

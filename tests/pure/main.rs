@@ -19,3 +19,4 @@ mod golden;
 mod layers;
 mod older;
 mod properties;
+mod sets;

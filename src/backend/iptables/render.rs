@@ -245,3 +245,48 @@ fn quote(word: &str) -> String {
 pub fn transaction(table: &str, lines: &[String]) -> String {
     format!("* {table}\n{}\nCOMMIT\n", lines.join("\n"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::RuleId;
+    use crate::rules::Seen;
+
+    fn to(ports: &[&str]) -> Test {
+        Test::DestinationPort(ports.iter().map(|port| port.parse().unwrap()).collect())
+    }
+
+    #[test]
+    fn a_condition_for_people_shows_the_first_members() {
+        for (ports, is, not) in [
+            (&["80"][..], "--dport 80", "! --dport 80"),
+            (&["80", "81-89"], "--dport 80|--dport 81:89", "! --dport 80 ! --dport 81:89"),
+            (&["1", "2", "3"], "--dport 1|--dport 2|--dport 3", "! --dport 1 ! --dport 2 ! --dport 3"),
+            (
+                &["1", "2", "3", "4"],
+                "--dport 1|--dport 2|--dport 3 (+1 more)",
+                "! --dport 1 ! --dport 2 ! --dport 3 (+1 more)",
+            ),
+        ] {
+            assert_eq!(condition_text(&Match::is(to(ports))), is);
+            assert_eq!(condition_text(&Match::not(to(ports))), not);
+        }
+    }
+
+    #[test]
+    fn a_rule_for_people_is_one_line() {
+        let redirect = Verdict::Redirect("15001".parse().unwrap());
+        let tcp = Match::is(Test::Protocol(Protocol::Tcp));
+        let one =
+            Rule::new(RuleId::OutboundPort, vec![tcp.clone(), Match::is(to(&["80"]))], redirect.clone());
+        assert_eq!(text(&one, Family::V4), "-p tcp -m tcp --dport 80 -j REDIRECT --to-ports 15001");
+        let two = Rule { matches: vec![tcp, Match::is(to(&["80", "81"]))], ..one.clone() };
+        assert_eq!(text(&two, Family::V4), "-p tcp --dport 80|--dport 81 -j REDIRECT --to-ports 15001");
+        // As it was read, but for what our own comment says.
+        let seen = |spec: &str| Some(Seen { spec: spec.to_owned(), packets: 0, bytes: 0 });
+        let read = Rule { seen: seen("-p tcp accept comment \"mesh-init:x\""), ..one.comment("mesh-init:x") };
+        assert_eq!(text(&read, Family::V4), "-p tcp accept");
+        let foreign = Rule { id: None, ..read };
+        assert_eq!(text(&foreign, Family::V4), "-p tcp accept comment \"mesh-init:x\"");
+    }
+}

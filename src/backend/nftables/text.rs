@@ -226,4 +226,60 @@ mod tests {
             "oifname != \"eth*\" tcp dport { 80, 90-99 } ct state & (new | related) == 0 redirect to :15001 comment \"why\""
         );
     }
+
+    #[test]
+    fn a_protocol_is_said_with_its_ports() {
+        let port = Match::is(Test::DestinationPort(vec!["80".parse().unwrap()]));
+        let tcp = Match::is(Test::Protocol(Protocol::Tcp));
+        let not_udp = Match::not(Test::Protocol(Protocol::Udp));
+        let of = |matches: &[&Match]| {
+            let matches = matches.iter().map(|condition| (*condition).clone()).collect();
+            conditions(Family::V4, &Rule::new(RuleId::OutboundPort, matches, Verdict::Accept), SHOWN)
+        };
+        assert_eq!(of(&[&tcp, &port]), ["tcp dport 80"]);
+        assert_eq!(of(&[&tcp]), ["meta l4proto tcp"]);
+        assert_eq!(of(&[&tcp, &not_udp, &port]), ["meta l4proto != udp", "tcp dport 80"]);
+        assert_eq!(of(&[&not_udp, &port]), ["meta l4proto != udp", "th dport 80"]);
+        assert_eq!(test(Family::V4, Some(&Protocol::Udp), &port), "udp dport 80");
+    }
+
+    #[test]
+    fn so_many_members_are_shown() {
+        let uids = |count: u32| (1..=count).filter_map(crate::policy::Uid::of).collect::<Vec<_>>();
+        let of = |count| test(Family::V4, None, &Match::is(Test::OwnerUid(uids(count))));
+        assert_eq!(of(1), "meta skuid 1");
+        assert_eq!(of(8), "meta skuid { 1, 2, 3, 4, 5, 6, 7, 8 }");
+        assert_eq!(of(9), "meta skuid { 1, 2, 3, 4, 5, 6, 7, 8, ... 9 in all }");
+    }
+
+    #[test]
+    fn what_is_not_understood_is_told_as_it_is() {
+        for (of, text) in [
+            (Field::Payload { base: 2, offset: 0, length: 2 }, "th sport"),
+            (Field::Payload { base: 2, offset: 2, length: 2 }, "th dport"),
+            (Field::Payload { base: 0, offset: 6, length: 6 }, "@ll,48,48"),
+            (Field::Payload { base: 1, offset: 9, length: 1 }, "@nh,72,8"),
+            (Field::Payload { base: 2, offset: 13, length: 1 }, "@th,104,8"),
+            (Field::Payload { base: 3, offset: 1, length: 1 }, "@ih,8,8"),
+            (Field::Meta(23), "meta cgroup"),
+            (Field::Meta(99), "meta key 99"),
+            (Field::Ct(17, None), "ct zone"),
+            (Field::Ct(99, None), "ct key 99"),
+            (Field::Fib(1, 2), "fib result 1 flags 2"),
+        ] {
+            assert_eq!(field(of), text);
+        }
+        let mark = Field::Meta(3);
+        for (negated, wanted, text) in [
+            (false, Wanted::Equal(None, vec![0, 0x1f]), "meta mark 0x001f"),
+            (true, Wanted::Equal(None, vec![1]), "meta mark != 0x01"),
+            (false, Wanted::Equal(Some(vec![0xf0]), vec![0x10]), "meta mark & 0xf0 0x10"),
+            (true, Wanted::Between(vec![1], vec![2]), "meta mark != 0x01-0x02"),
+            (false, Wanted::Beyond(3, vec![9]), "meta mark <= 0x09"),
+            (false, Wanted::Beyond(77, vec![9]), "meta mark ? 0x09"),
+            (true, Wanted::In("s".to_owned()), "meta mark != lookup @s"),
+        ] {
+            assert_eq!(condition(mark, negated, &wanted), text);
+        }
+    }
 }

@@ -105,15 +105,15 @@ fn over_lo(mut matches: Vec<Match>, verdict: &Verdict) -> Vec<Match> {
     matches
 }
 
-/// Rules that follow one another with one clause and one verdict need no order among themselves: those that differ in
-/// the members of one condition become one, with a set.
+/// Rules that follow one another with one clause and one verdict need no order among themselves, for whichever is met,
+/// the same is done: those that differ in the members of one condition become one, with a set.
 fn merged(rules: Vec<Rule>) -> Vec<Rule> {
     let mut merged: Vec<Rule> = Vec::new();
     let mut run = 0;
     for mut rule in rules {
         rule.matches = excluded_together(rule.matches);
         let same_run = |of: &Rule| of.id == rule.id && of.verdict == rule.verdict;
-        if !merged.last().is_some_and(same_run) || !has_no_order(&rule.verdict) {
+        if !merged.last().is_some_and(same_run) {
             run = merged.len();
         }
         let joined = merged.iter_mut().skip(run).any(|earlier| join(earlier, &rule));
@@ -148,20 +148,6 @@ fn once(set: &mut Test) {
         | Test::Connmark(_)
         | Test::Opaque(_) => {}
     }
-}
-
-/// Whether it makes no difference which of two equal verdicts is given first.
-fn has_no_order(verdict: &Verdict) -> bool {
-    matches!(
-        verdict,
-        Verdict::Return
-            | Verdict::Accept
-            | Verdict::Drop
-            | Verdict::Jump(_)
-            | Verdict::Goto(_)
-            | Verdict::Redirect(_)
-            | Verdict::Zone(_)
-    )
 }
 
 /// Takes `rule` into `earlier`, if they differ in one set only.

@@ -54,7 +54,8 @@ const AF_INET6: u8 = 10;
 
 /// How long the kernel may take to bring both ends up.
 const PATIENCE: Duration = Duration::from_secs(2);
-const NEIGHBOUR: &str = "mi-probe";
+/// How both ends of the wire are called; a number follows on this side.
+pub const NEIGHBOUR: &str = "mi-probe";
 
 /// One end of the wire.
 #[derive(Debug)]

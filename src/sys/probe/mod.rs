@@ -19,6 +19,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use conntrack::{Conntrack, Entry, Tuple};
+pub use link::NEIGHBOUR;
 use nix::net::if_::InterfaceFlags;
 use syn::{Form, Syn};
 use token::{Attempt, Listener, Met, token};

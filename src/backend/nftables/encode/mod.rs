@@ -292,4 +292,46 @@ mod tests {
         let tables = lower(&chain(vec![rule.clone(), rule]), Options::default()).unwrap();
         assert_eq!((tables.sets.len(), tables.chains[0].rules.len()), (1, 2));
     }
+
+    /// Type and flags of each message of a batch (linux/netlink.h, `struct nlmsghdr`), without its beginning and end.
+    fn messages(bytes: &[u8]) -> Vec<(u16, u16)> {
+        let mut left = bytes;
+        let mut messages = Vec::new();
+        while let Some((header, _)) = left.split_first_chunk::<8>() {
+            let [a, b, c, d, kind @ .., flags, more] = *header;
+            messages.push((u16::from_ne_bytes(kind) & 0xff, u16::from_ne_bytes([flags, more])));
+            left = &left[usize::try_from(u32::from_ne_bytes([a, b, c, d])).unwrap()..];
+        }
+        messages[1..messages.len() - 1].to_vec()
+    }
+
+    #[test]
+    fn a_table_is_new_and_rules_go_behind_others() {
+        let rule = Rule::new(RuleId::OutboundAll, vec![], Verdict::Accept);
+        let batch = create(&chain(vec![rule.clone(), rule]), Options { maps: None }).unwrap();
+        // NLM_F_CREATE, NLM_F_EXCL and NLM_F_APPEND beside NLM_F_REQUEST and NLM_F_ACK.
+        let seen: Vec<(u16, u16)> = messages(&batch.bytes(None).unwrap())
+            .iter()
+            .map(|(kind, flags)| (*kind, flags & 0xff00))
+            .collect();
+        let expected = [
+            (NFT_MSG_NEWTABLE & 0xff, 0x600),
+            (NFT_MSG_NEWCHAIN & 0xff, 0x400),
+            (NFT_MSG_NEWRULE & 0xff, 0xc00),
+            (NFT_MSG_NEWRULE & 0xff, 0xc00),
+        ];
+        assert_eq!(seen, expected);
+    }
+
+    /// linux/netfilter.h, `nf_inet_hooks`; net/netfilter/nf_tables_api.c, `nft_chain_types`; what writes and what reads
+    /// them here are one.
+    #[test]
+    fn numbers_and_words_are_the_kernels() {
+        let hooks = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
+        assert_eq!(hooks.map(hook_number), [0, 1, 2, 3, 4]);
+        assert_eq!([Kind::Filter, Kind::Nat, Kind::Route].map(kind_word), ["filter", "nat", "route"]);
+        // linux/netfilter/nf_conntrack_common.h, `NF_CT_STATE_BIT`.
+        assert_eq!(crate::rules::ConnState::ALL.map(rule::state_bit), [1, 8, 4, 2]);
+        assert_eq!([Family::V4, Family::V6].map(rule::addresses), [(12, 16, 4), (8, 24, 16)]);
+    }
 }

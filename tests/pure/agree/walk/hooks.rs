@@ -302,3 +302,42 @@ fn dockers_rules_before_and_after_ours() {
     let own = at(-101, own);
     assert_eq!(outcome(&[&own, &docker], query), redirected(15001));
 }
+
+/// Any two of several: here the first and the last are of equal priority.
+#[test]
+fn the_order_of_three_sets_cannot_be_told() {
+    let one = v4(&[("nat", &["-A OUTPUT -p tcp -j REDIRECT --to-ports 1"])]);
+    let between = v4(&[("filter", &["-A OUTPUT -p udp -j DROP"])]);
+    let two = v4(&[("nat", &["-A OUTPUT -p tcp -j REDIRECT --to-ports 2"])]);
+    assert_eq!(outcome(&[&one, &between, &two], "out tcp 10.1.2.3:80"), Outcome::CannotTell);
+    assert_eq!(outcome(&[&one, &between, &one], "out tcp 10.1.2.3:80"), redirected(1));
+}
+
+/// net/netfilter/xt_mark.c, `mark_tg`: the mask's bits are cleared, then the value's are flipped.
+#[test]
+fn a_masked_mark_keeps_the_other_bits() {
+    for (bits, before, after) in [
+        ("0x4000/0x4000", "0x1", "0x4001"),
+        ("0x4000/0x4000", "0x4001", "0x4001"),
+        ("0x0/0x4000", "0x4001", "0x1"),
+        ("0x1/0x0", "0x3", "0x2"),
+        ("0x7/0xffffffff", "0x4008", "0x7"),
+    ] {
+        let set = v4(&[
+            ("mangle", &[&format!("-A OUTPUT -j MARK --set-xmark {bits}")]),
+            ("filter", &[&format!("-A OUTPUT -m mark --mark {after} -j DROP")]),
+        ]);
+        let text = format!("out tcp mark={before} 10.1.2.3:80");
+        assert_eq!(outcome(&[&set], &text), Outcome::Dropped, "{bits} {before}");
+    }
+}
+
+/// For conntrack a redirect is a translation of the destination.
+#[test]
+fn what_is_redirected_is_translated() {
+    let drop = "-A OUTPUT -m conntrack --ctstate DNAT -j DROP";
+    let redirect = "-A OUTPUT -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 1";
+    let set = v4(&[("nat", &[redirect]), ("filter", &[drop])]);
+    assert_eq!(outcome(&[&set], "out tcp 10.1.2.3:80"), Outcome::Dropped);
+    assert_eq!(outcome(&[&set], "out tcp 10.1.2.3:81"), Outcome::Passed);
+}
