@@ -263,6 +263,11 @@ mod tests {
             (vec![Test::Protocol(Protocol::Udp), Test::FirstPacket], Verdict::Accept, "tcp"),
             (vec![Test::Destination(vec!["fd00::/8".parse().unwrap()])], Verdict::Accept, "fd00::/8"),
             (vec![Test::OwnerUid(vec![])], Verdict::Accept, "empty"),
+            (vec![Test::OwnerGid(vec![])], Verdict::Accept, "empty"),
+            (vec![Test::Source(vec![])], Verdict::Accept, "empty"),
+            (vec![Test::OutInterface(vec![])], Verdict::Accept, "empty"),
+            (vec![Test::ConnState(vec![])], Verdict::Accept, "empty"),
+            (vec![Test::Protocol(Protocol::Tcp), Test::SourcePort(vec![])], Verdict::Accept, "empty"),
             (vec![], Verdict::Dnat("[::1]:80".parse().unwrap()), "[::1]:80"),
             (vec![], Verdict::Dnat("1.2.3.4:0".parse().unwrap()), "1.2.3.4:0"),
         ] {
@@ -333,5 +338,72 @@ mod tests {
         // linux/netfilter/nf_conntrack_common.h, `NF_CT_STATE_BIT`.
         assert_eq!(crate::rules::ConnState::ALL.map(rule::state_bit), [1, 8, 4, 2]);
         assert_eq!([Family::V4, Family::V6].map(rule::addresses), [(12, 16, 4), (8, 24, 16)]);
+    }
+
+    /// How often an expression of that name stands in the rule.
+    fn count(rule: &Lowered, name: &str) -> usize {
+        let name = [name.as_bytes(), b"\0"].concat();
+        rule.expressions.windows(name.len()).filter(|window| *window == name).count()
+    }
+
+    #[test]
+    fn one_member_is_compared_and_several_are_looked_up() {
+        let tcp = || Match::is(Test::Protocol(Protocol::Tcp));
+        let ports =
+            |list: &[&str]| Test::DestinationPort(list.iter().map(|port| port.parse().unwrap()).collect());
+        let nets = |list: &[&str]| Test::Destination(list.iter().map(|net| net.parse().unwrap()).collect());
+        let names =
+            |list: &[&str]| Test::InInterface(list.iter().map(|name| name.parse().unwrap()).collect());
+        let uids =
+            |list: &[u32]| Test::OwnerUid(list.iter().copied().filter_map(crate::policy::Uid::of).collect());
+        // Beside the protocol's own comparison.
+        for (test, compared, sets) in [
+            (ports(&["80"]), 1, 0),
+            (ports(&["80-90"]), 2, 0),
+            (ports(&["80", "443"]), 0, 1),
+            (nets(&["10.0.0.0/8"]), 1, 0),
+            (nets(&["10.0.0.0/8", "192.168.0.0/16"]), 0, 1),
+            (names(&["eth0"]), 1, 0),
+            (names(&["eth+"]), 1, 0),
+            (names(&["eth0", "eth1"]), 0, 1),
+            (uids(&[7]), 1, 0),
+            (uids(&[7, 8]), 0, 1),
+        ] {
+            let rule = Rule::new(RuleId::OutboundAll, vec![tcp(), Match::is(test.clone())], Verdict::Accept);
+            let tables = lower(&chain(vec![rule]), Options::default()).unwrap();
+            let rule = &tables.chains[0].rules[0];
+            assert_eq!((count(rule, "cmp") - 1, tables.sets.len()), (compared, sets), "{test:?}");
+            assert_eq!(count(rule, "lookup"), sets, "{test:?}");
+            assert_eq!(count(rule, "counter"), 1, "{test:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_rule_needs_is_said_once() {
+        let conditions = [Test::Answer, Test::Connmark(crate::policy::Mark(1))].map(Match::is).to_vec();
+        let rule = Rule::new(RuleId::OutboundAll, conditions, Verdict::Accept);
+        let tables = lower(&chain(vec![rule]), Options::default()).unwrap();
+        assert_eq!(tables.chains[0].rules[0].needs, ["expression ct (CONFIG_NFT_CT)"]);
+    }
+
+    /// An attribute's length has 16 bits and counts its four bytes of head.
+    #[test]
+    fn a_rule_that_is_too_long_is_refused() {
+        let of = |counters: usize, more: bool| {
+            let mut expressions = expr::Expressions::default();
+            (0..counters).for_each(|_| expressions.counter());
+            if more {
+                // 32 bytes: the element, its name, and two numbers.
+                expressions.special("abc", "", |data| {
+                    data.u32(1, 1);
+                    data.u32(2, 2);
+                });
+            }
+            expressions.finish().map(|(bytes, _)| bytes.len())
+        };
+        assert_eq!(of(1, false), Ok(20));
+        assert_eq!(of(3276, false), Ok(65_520));
+        assert_eq!(of(3274, true), Ok(65_512));
+        assert_eq!(of(3275, true), Err("it has too many conditions".to_owned()));
     }
 }
