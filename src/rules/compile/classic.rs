@@ -93,3 +93,32 @@ pub fn recognise(rule: &Rule) -> Option<RuleId> {
     let same = |id: RuleId| id != RuleId::ProxyUid || !by_gid;
     COMMENTS.iter().find(|(id, text)| same(*id) && says(text)).map(|(id, _)| *id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clause_is_known_by_its_comment() {
+        let by = |test: Option<Test>| {
+            Rule::new(RuleId::OutboundRest, test.map(Match::is).into_iter().collect(), Verdict::Return)
+        };
+        let uid = || by(Some(Test::OwnerUid(vec![])));
+        let gid = || by(Some(Test::OwnerGid(vec![])));
+        for (rule, id) in [
+            (by(None).comment("istio/install-istio-prerouting"), Some(RuleId::InboundAll)),
+            (by(None).comment("istio/install-istio-prerouting-"), None),
+            (by(None).comment("istio/redirect-ip-range-10.0.0.0/8"), Some(RuleId::OutboundCidr)),
+            (by(None).comment("istio/redirect-ip-range"), None),
+            (by(None).comment("istio/redirect-default-outbound"), Some(RuleId::OutboundAll)),
+            // A user's and a group's have one comment.
+            (uid().comment("istio/bypass-envoy"), Some(RuleId::ProxyUid)),
+            (gid().comment("istio/bypass-envoy"), Some(RuleId::ProxyGid)),
+            (gid().comment("istio/redirect-default-outbound"), Some(RuleId::OutboundAll)),
+            (by(None).comment("x"), None),
+            (by(None), None),
+        ] {
+            assert_eq!(recognise(&rule), id, "{rule:?}");
+        }
+    }
+}

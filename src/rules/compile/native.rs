@@ -210,3 +210,35 @@ fn extend(set: &mut Test, more: Test) -> bool {
         (_, _) => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Port, RuleId};
+
+    #[test]
+    fn only_sets_of_the_same_sense_are_joined() {
+        let ports =
+            |number: u16| Test::DestinationPort(Port::of(number).map(Into::into).into_iter().collect());
+        let rule = |condition: Match| {
+            let tcp = Match::is(Test::Protocol(Protocol::Tcp));
+            Rule::new(RuleId::OutboundPort, vec![tcp, condition], Verdict::Return)
+        };
+        let joined = |one: Match, other: Match| {
+            let mut earlier = rule(one);
+            join(&mut earlier, &rule(other)).then(|| earlier.matches.remove(1))
+        };
+        let (one, other) = (|| Match::is(ports(1)), || Match::is(ports(2)));
+        let both = [1, 2].into_iter().filter_map(Port::of).map(Into::into).collect();
+        assert_eq!(joined(one(), other()), Some(Match::is(Test::DestinationPort(both))));
+        assert_eq!(joined(one(), one()), Some(one()));
+        for (one, other) in [
+            (one(), Match::not(ports(2))),
+            (Match::not(ports(1)), other()),
+            (Match::not(ports(1)), Match::not(ports(2))),
+            (one(), Match::is(Test::FirstPacket)),
+        ] {
+            assert_eq!(joined(one.clone(), other.clone()), None, "{one:?} {other:?}");
+        }
+    }
+}

@@ -5,7 +5,7 @@ use mesh_init::eval::evaluate;
 use mesh_init::policy::{Families, Family, RuleId};
 use mesh_init::rules::compile::compile;
 use mesh_init::rules::compile::native::{layouts_name, native};
-use mesh_init::rules::{Hook, Kind, Table};
+use mesh_init::rules::{Hook, Kind, Table, Test};
 
 use super::policies::Subject;
 
@@ -196,4 +196,38 @@ fn the_clause_that_decides_is_known() {
             assert_eq!(evaluate(&[&rules], &conn.parse().expect("a connection")).clause(), clause, "{conn}");
         }
     }
+}
+
+#[test]
+fn no_member_is_there_twice() {
+    let args = [
+        "-x",
+        "10.0.0.0/8,10.0.0.0/8",
+        "-q",
+        "80,443,80",
+        "--exclude-owner-group",
+        "7,8,7",
+        "-c",
+        "e1,e2,e1",
+    ];
+    let subject = Subject::new(&[&args[..], &["--layout", "istio-iptables"]].concat(), Families::V4);
+    let rules = native(&subject.policy, subject.layout, subject.families);
+    let mut seen = 0;
+    for test in rules.chains.iter().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.matches) {
+        let members: Vec<String> = if let Test::Destination(list) = &test.test {
+            list.iter().map(ToString::to_string).collect()
+        } else if let Test::DestinationPort(list) = &test.test {
+            list.iter().map(ToString::to_string).collect()
+        } else if let Test::OwnerGid(list) = &test.test {
+            list.iter().map(ToString::to_string).collect()
+        } else if let Test::InInterface(list) | Test::OutInterface(list) = &test.test {
+            list.iter().map(ToString::to_string).collect()
+        } else {
+            continue;
+        };
+        let once: std::collections::BTreeSet<&String> = members.iter().collect();
+        assert_eq!(once.len(), members.len(), "{members:?}");
+        seen += usize::from(members.len() > 1);
+    }
+    assert!(seen >= 4, "only {seen} sets");
 }

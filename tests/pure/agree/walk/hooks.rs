@@ -3,7 +3,7 @@
 use mesh_init::eval::decision::{Reason, Way};
 use mesh_init::eval::{Outcome, evaluate};
 use mesh_init::policy::{Family, IfName};
-use mesh_init::rules::{Base, Chain, Kind, Routing, RuleSet, Table};
+use mesh_init::rules::{Base, Chain, Kind, Routing, RuleSet, Table, Verdict};
 
 use super::{called, conn, not_called, outcome, redirected, routed, sent_to, tproxied, v4, ways};
 
@@ -340,4 +340,16 @@ fn what_is_redirected_is_translated() {
     let set = v4(&[("nat", &[redirect]), ("filter", &[drop])]);
     assert_eq!(outcome(&[&set], "out tcp 10.1.2.3:80"), Outcome::Dropped);
     assert_eq!(outcome(&[&set], "out tcp 10.1.2.3:81"), Outcome::Passed);
+}
+
+/// Where the order decides, a rule that decides in either is named.
+#[test]
+fn what_decides_in_the_other_order_is_named() {
+    let mark = v4(&[("mangle", &["-A OUTPUT -j MARK --set-xmark 0x1/0xffffffff"])]);
+    let drop = v4(&[("mangle", &["-A OUTPUT -m mark --mark 0x1 -j DROP"])]);
+    for sets in [[&mark, &drop], [&drop, &mark]] {
+        let decision = evaluate(&sets, &conn("out tcp 10.1.2.3:80"));
+        assert_eq!(decision.outcome, Outcome::CannotTell);
+        assert_eq!(decision.by.map(|place| &place.rule.verdict), Some(&Verdict::Drop));
+    }
 }
