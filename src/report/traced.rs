@@ -258,12 +258,12 @@ impl Ends {
 }
 
 impl TraceStep {
-    fn text(&self) -> String {
+    fn lines(&self) -> Vec<String> {
         match self {
             TraceStep::Enter { chain, priority: Some(priority) } => {
-                format!("  {chain} (priority {priority})")
+                vec![format!("  {chain} (priority {priority})")]
             }
-            TraceStep::Enter { chain, priority: None } => format!("  {chain}"),
+            TraceStep::Enter { chain, priority: None } => vec![format!("  {chain}")],
             TraceStep::Rule(hit) => {
                 let indent = "  ".repeat(hit.depth + 2);
                 let number = hit.number.map_or_else(|| "?".to_owned(), |number| number.to_string());
@@ -273,13 +273,13 @@ impl TraceStep {
                 let rule = hit.rule.clone().unwrap_or_else(gone);
                 let clause = hit.clause.map(|clause| format!("{clause}: ")).unwrap_or_default();
                 let mark = hit.mark.map(|mark| format!(", mark {}", hex(mark))).unwrap_or_default();
-                format!("{indent}{at} {rule}\n{indent}  {clause}{}{mark}", hit.verdict)
+                vec![format!("{indent}{at} {rule}"), format!("{indent}  {clause}{}{mark}", hit.verdict)]
             }
             TraceStep::Policy { chain, accepts } => {
                 let does = if *accepts { "lets it through" } else { "drops it" };
-                format!("    end of {chain}: {does}")
+                vec![format!("    end of {chain}: {does}")]
             }
-            TraceStep::Way(way) => format!("  -> {way}"),
+            TraceStep::Way(way) => vec![format!("  -> {way}")],
         }
     }
 
@@ -323,7 +323,7 @@ impl Report for Traced {
         let by = if *direction == "out" { "by" } else { "from" };
         let said = if *mark == 0 { String::new() } else { format!(", mark {}", hex(*mark)) };
         let mut all = vec![format!("{direction} {protocol} {} -> {}{said}", ends.source, ends.text(by))];
-        all.extend(self.trail.iter().map(TraceStep::text));
+        all.extend(self.trail.iter().flat_map(TraceStep::lines));
         all.push(match &self.end {
             Ended::Delivered(ends, _) => format!("  -> to a socket of this host: {}", ends.text("from")),
             Ended::Sent(ends, _) => format!("  -> to another host: {}", ends.text("by")),

@@ -17,7 +17,7 @@ fn map(ports: u16) -> Set {
         let port = u128::from(port);
         (Interval { first: port, last: port }, code.clone(), vec![7; 8])
     };
-    Set::of_verdicts(Family::V4, &(1..=ports).map(entry).collect::<Vec<_>>())
+    Set::of_verdicts(Family::V4, Key::Port, &(1..=ports).map(entry).collect::<Vec<_>>())
 }
 
 #[test]

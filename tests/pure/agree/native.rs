@@ -1,5 +1,6 @@
 //! What nftables' rules look like: sets where a layout has a rule for each, in base chains of our own.
 
+use mesh_init::backend::nftables::Options;
 use mesh_init::backend::nftables::script::script;
 use mesh_init::eval::evaluate;
 use mesh_init::policy::{Families, Family, RuleId};
@@ -12,7 +13,9 @@ use super::policies::Subject;
 /// The rules of IPv4, by chain and without what is for people: counters and comments.
 fn chains(args: &[&str]) -> Vec<(String, Vec<String>)> {
     let subject = Subject::new(args, Families::V4);
-    let scripts = script(&native(&subject.policy, subject.layout, subject.families));
+    // Maps are another way to say the same.
+    let options = Options { maps: false };
+    let scripts = script(&native(&subject.policy, subject.layout, subject.families), options);
     let [(Family::V4, text)] = scripts.as_slice() else { panic!("one table, of IPv4: {scripts:?}") };
     let mut chains: Vec<(String, Vec<String>)> = Vec::new();
     for line in text.lines() {

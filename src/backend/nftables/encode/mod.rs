@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn a_table_is_new_and_rules_go_behind_others() {
         let rule = Rule::new(RuleId::OutboundAll, vec![], Verdict::Accept);
-        let batch = create(&chain(vec![rule.clone(), rule]), Options { maps: None }).unwrap();
+        let batch = create(&chain(vec![rule.clone(), rule]), Options { maps: false }).unwrap();
         // NLM_F_CREATE, NLM_F_EXCL and NLM_F_APPEND beside NLM_F_REQUEST and NLM_F_ACK.
         let seen: Vec<(u16, u16)> = messages(&batch.bytes(None).unwrap())
             .iter()
