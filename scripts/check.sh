@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Everything that must hold: format, lints, licences, pure tests, kernel tests, Envoy. Installs what it lacks.
+# Everything that must hold: format, lints, licences, pure tests, kernel tests, Envoy, runtimes. Installs what it lacks.
 #
 #   ./scripts/check.sh              all of it, each part's time printed
 #   ./scripts/check.sh PART...      only these: format lint manifests deny pure kernel demo
-#                                   envoy systemd image bench
+#                                   envoy containerd podman systemd image bench
 #
 # Needs root for everything that makes network namespaces (sudo is asked if you are not).
 set -euo pipefail
@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-parts=(format lint manifests deny pure kernel demo envoy systemd image bench)
+parts=(format lint manifests deny pure kernel demo envoy containerd podman systemd image bench)
 cargo_deny_version=0.20.2
 kubernetes_validate_version=1.37.0
 passed=() failed=()
@@ -100,6 +100,16 @@ part_demo() { ./scripts/demo.sh; }
 part_envoy() {
     cargo build --locked --profile suite --bin mesh-init
     as_root env MESH_INIT_BIN="$(target_dir)/suite/mesh-init" ./scripts/e2e-envoy.sh
+}
+
+part_containerd() {
+    cargo build --locked --profile suite --bin mesh-init
+    MESH_INIT_BIN="$(target_dir)/suite/mesh-init" ./scripts/e2e-containerd.sh
+}
+
+part_podman() {
+    cargo build --locked --profile suite --bin mesh-init
+    MESH_INIT_BIN="$(target_dir)/suite/mesh-init" ./scripts/e2e-podman.sh
 }
 
 part_systemd() {
