@@ -54,7 +54,7 @@ const TABLE: [Row; 10] = [
 
 /// The injector's record of what it has put in.
 pub(super) const STATUS: &str = "sidecar.istio.io/status";
-/// A `ProxyConfig` in YAML, of which `proxyMetadata` becomes the proxy's environment.
+/// A `ProxyConfig` in YAML, of which `proxyMetadata` (or `proxy_metadata`) becomes the proxy's environment.
 const CONFIG: &str = "proxy.istio.io/config";
 
 /// Always excluded, as upstream appends them: health, readiness and metrics, which kubelet and Prometheus ask for.
@@ -80,6 +80,8 @@ pub(super) fn parse(given: &mut Given<'_>) -> (Raw, Vec<String>) {
         let text = match row.shape {
             Shape::Mode => mode(given, &value),
             Shape::Networks { star } => list(given, &value, star, network),
+            // Go trims the whole of a list of ports, and of no other.
+            Shape::Ports { .. } if value.text.trim().is_empty() => Some(String::new()),
             Shape::Ports { star } => {
                 list(given, &value, star, port).map(|text| without_zero(text, &value, &mut warnings))
             }
@@ -146,14 +148,14 @@ fn mode(given: &mut Given<'_>, value: &Sourced) -> Option<String> {
     None
 }
 
-/// The items of a list, each as `item` reads it; blanks alone, or nothing, is none.
+/// The items of a list, each as `item` reads it; nothing is none.
 fn list(
     given: &mut Given<'_>,
     value: &Sourced,
     star: bool,
     item: impl Fn(&str) -> Result<&str, (&'static str, &'static str)>,
 ) -> Option<String> {
-    if value.text.trim().is_empty() {
+    if value.text.is_empty() {
         return Some(String::new());
     }
     if star && value.text == "*" {
@@ -245,7 +247,15 @@ fn variables(given: &mut Given<'_>) -> Vec<(String, Value)> {
     };
     let metadata = match documents.as_slice() {
         [] | [Value::Null] => None,
-        [Value::Object(tree)] => tree.get("proxyMetadata"),
+        // Istio reads it by protobuf's JSON mapping, which takes a field's own name as well.
+        [Value::Object(tree)] => match (tree.get("proxyMetadata"), tree.get("proxy_metadata")) {
+            (Some(_), Some(_)) => {
+                let problem = "has proxyMetadata twice, once as proxy_metadata";
+                given.faults.source(origin(CONFIG), problem, "leave one of the two out");
+                None
+            }
+            (one, other) => one.or(other),
+        },
         _ => {
             given.faults.source(origin(CONFIG), "is not one mapping", "give a ProxyConfig in YAML");
             None

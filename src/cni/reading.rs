@@ -9,7 +9,7 @@ use super::annotations::{Given, POLICY, PROXY_GID, PROXY_UID};
 use super::istio;
 use super::netconf::{NetConf, Selection};
 use crate::input::istio::parse_bool;
-use crate::input::{Faults, Key, Origin, Raw, config};
+use crate::input::{Faults, Key, Origin, Raw, Sourced, config};
 use crate::policy::Facts;
 use crate::policy::validate::{self, Request};
 
@@ -37,8 +37,12 @@ pub(super) fn request(all: &BTreeMap<String, String>, conf: &NetConf) -> Result<
         raw = over_istio(raw, given);
     }
     raw = over(raw, conf.defaults.clone());
+    // The configuration's NONE does not stand in for a mode of the pod's that cannot be read.
+    let counts = |mode: &Sourced| {
+        ours_are_good && (faults.is_empty() || matches!(mode.origin, Origin::Annotation { .. }))
+    };
     if let Some(mode) = raw.first(Key::Mode)
-        && ours_are_good
+        && counts(mode)
         && mode.text.eq_ignore_ascii_case("NONE")
     {
         return Ok(Read::Nothing(mode.origin.clone()));

@@ -143,6 +143,10 @@ fn options_make_the_entry() {
         (r#"{"type":"bridge"}"#, "/f.json type: is"),
         (r#"{"capabilities":{"a":1}}"#, "/f.json capabilities: is no object of booleans"),
         (r#"{"name":"x","prevResult":{}}"#, "/f.json name: is for the runtime to say"),
+        // What the plugin itself would refuse, for every pod.
+        (r#"{"selecton":"all"}"#, "netconf selecton: is not a known key: did you mean selection?"),
+        (r#"{"policy":{"proxy":{"port":0}}}"#, "netconf policy.proxy.port: \"0\" is not a port"),
+        (r#"{"backend":"nftable"}"#, "netconf backend: \"nftable\""),
     ] {
         let faults = file(text).unwrap_err().to_string();
         assert!(faults.starts_with(told), "{text}: {faults}");

@@ -43,8 +43,8 @@ pub fn entry(options: &Options, file: Option<Map<String, Value>>) -> Entry {
     entry
 }
 
-/// Reads the file of `--plugin-config`. What each key means is for the plugin to judge; here it must be an object that
-/// may stand in a list.
+/// Reads the file of `--plugin-config`. What each key means is judged with the whole entry; here it must be an object
+/// that may stand in a list.
 pub fn read(given: &Sourced, text: &str, faults: &mut Faults) -> Option<Map<String, Value>> {
     let path = &given.text;
     let at = |key: &str| Origin::Config { path: path.clone(), key: key.to_owned() };

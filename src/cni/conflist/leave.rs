@@ -28,9 +28,9 @@ pub fn leave(folder: &Folder) -> Left {
     }
     for (file, text) in &folder.drop_ins {
         let after = match text {
-            _ if file.ends_with(&format!("/{DROP_IN}")) => Ok(None),
             Err(why) if why == NOWHERE => continue,
             Err(why) => Err(why.clone()),
+            Ok(_) if file.ends_with(&format!("/{DROP_IN}")) => Ok(None),
             Ok(text) => match load::single(text) {
                 Ok(single) if single.plugin.is_ours() => {
                     Err("names mesh-init, and is no file that install makes".to_owned())

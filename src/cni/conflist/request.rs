@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::Runtime;
 use super::edit::Entry;
 use super::entry::{self, Options};
+use crate::cni::netconf::NetConf;
 use crate::input::fault::Faults;
 use crate::input::{Origin, Sourced};
 use crate::policy::settings::Output;
@@ -128,6 +131,11 @@ pub fn install(given: &Given, file: Option<Result<String, String>>) -> Result<In
     let wait = if every.is_some() { Duration::ZERO } else { wait };
     let output = reader.output();
     let entry = entry::entry(&options, file);
+    if reader.faults.is_empty() {
+        // What the plugin would refuse, it would refuse for every pod of the node.
+        let text = Value::Object(entry.clone()).to_string();
+        reader.faults.extend(NetConf::parse(text.as_bytes()).err().unwrap_or_default());
+    }
     let chain = chain.map(|chain| chain.text);
     let install = Install { places, chain, runtime, runtime_binary, drop_in, entry, wait, every, output };
     reader.faults.into_result(install)

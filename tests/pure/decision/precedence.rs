@@ -4,7 +4,7 @@ use mesh_init::input::Key;
 use mesh_init::policy::{Destinations, Dns, Inbound, Layout};
 use serde_json::{Value, json};
 
-use super::{captured, conf, injected, pod};
+use super::{captured, conf, injected, pod, rejected};
 use crate::policy::CapturePolicy;
 
 fn policy(annotations: &[(&str, &str)], ours: &Value) -> CapturePolicy {
@@ -126,6 +126,10 @@ fn mode_none_is_that_of_the_nearest_source() {
     let whole = ("mesh-init.io/policy", r#"{"mode":"REDIRECT"}"#);
     captured(&injected(&[none, whole]), &conf(&json!({})));
     captured(&injected(&[whole]), &conf(&json!({ "policy": { "mode": "NONE" } })));
+    // A mode that cannot be read is not made good by a weaker one.
+    let wrong = injected(&[("sidecar.istio.io/interceptionMode", "redirect")]);
+    let faults = rejected(&wrong, &conf(&json!({ "policy": { "mode": "NONE" } })));
+    assert!(faults.to_string().contains("\"redirect\" is not an interception mode"), "{faults}");
     for (annotations, ours) in [
         (vec![("mesh-init.io/policy", r#"{"mode":"none"}"#)], json!({})),
         (vec![], json!({ "policy": { "mode": "NONE" } })),
