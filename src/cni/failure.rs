@@ -1,6 +1,8 @@
 //! Errors as the runtime reads them: JSON with a number (SPEC.md, "Error"). 0 to 99 are the specification's, the others
 //! are ours and listed in `docs/cni.md`.
 
+use std::fmt;
+
 use serde_json::json;
 
 use super::version::Version;
@@ -73,6 +75,17 @@ impl Failure {
             keys.insert("details".to_owned(), json!(self.details));
         }
         format!("{value}\n")
+    }
+}
+
+/// What failed, and more of it.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.problem)?;
+        match self.details.as_str() {
+            "" => Ok(()),
+            details => write!(f, "; {details}"),
+        }
     }
 }
 

@@ -119,7 +119,7 @@ fn refused() {
 }
 
 /// The network namespace of whoever runs the suite.
-fn of_the_runner() -> String {
+pub(crate) fn of_the_runner() -> String {
     format!("/proc/{}/ns/net", getppid())
 }
 
@@ -133,7 +133,8 @@ fn from_outside<T: Send>(look: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(entered).join().expect("a look outside"))
 }
 
-fn needs_the_host() {
+/// Skips the case where the suite does not run in the host's own network namespace.
+pub(crate) fn needs_the_host() {
     // A sysctl that the kernel registers for its first network namespace alone.
     let is_initial = from_outside(|| fs::exists("/proc/sys/net/core/dev_weight").expect("/proc/sys"));
     if !is_initial {

@@ -74,3 +74,21 @@ fn without(folder: &Folder, file: &str, text: &str) -> Result<Option<String>, St
         Err(why) => Err(format!("names mesh-init and cannot be loaded: {why}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drop_in_that_cannot_be_read_keeps_the_program() {
+        let with = |text: super::super::Text| {
+            let drop_ins = [(format!("net/{DROP_IN}"), text)].into();
+            leave(&Folder { drop_ins, ..Folder::default() })
+        };
+        let left = with(Err("is not UTF-8".to_owned()));
+        assert_eq!(left.blocked, [format!("net/{DROP_IN} is not UTF-8")]);
+        assert_eq!(with(Err(NOWHERE.to_owned())), Left::default());
+        let gone = with(Ok("{}".to_owned()));
+        assert_eq!((gone.changes.len(), gone.blocked.len()), (1, 0));
+    }
+}

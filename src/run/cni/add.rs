@@ -77,13 +77,7 @@ impl Work {
         self.journal.step("open");
         // The environment of these verbs has it.
         let path = self.call.netns.clone().unwrap_or_default();
-        let pod = namespace::of_pod(&path).map_err(|error| match error.class {
-            Class::Privilege => error.into(),
-            Class::Refused | Class::Usage | Class::Host | Class::TryAgain | Class::NotCaptured => {
-                Failure { code: failure::BAD_NETNS, ..Failure::from(error) }
-            }
-        })?;
-        Ok(pod)
+        namespace::of_pod(&path).map_err(no_pod)
     }
 
     /// The request to make rules, if the pod is to be captured.
@@ -155,17 +149,33 @@ impl Work {
         &self,
         pod: &Pod,
         work: impl FnOnce(&Self) -> Result<T> + Send,
-    ) -> Result<T> {
+    ) -> std::result::Result<T, Failure> {
         self.journal.step("enter");
         namespace::may_capture_pods()?;
         let thread = std::thread::scope(|scope| {
-            let inside = || pod.enter().and_then(|()| work(self));
+            let inside = || -> std::result::Result<T, Failure> {
+                // Only there it shows that it is the host's own, or no network at all.
+                pod.enter().map_err(no_pod)?;
+                Ok(work(self)?)
+            };
             std::thread::Builder::new().spawn_scoped(scope, inside).map(|thread| thread.join())
         });
         match thread {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(Error::refused("the work in the pod's namespace ended in an unexpected way")),
-            Err(error) => Err(Error::host(format!("no thread can be started: {error}"))),
+            Ok(Err(_)) => {
+                Err(Error::refused("the work in the pod's namespace ended in an unexpected way").into())
+            }
+            Err(error) => Err(Error::host(format!("no thread can be started: {error}")).into()),
+        }
+    }
+}
+
+/// Why a namespace cannot be a pod's: code 8, unless a privilege is all that is missing.
+fn no_pod(error: Error) -> Failure {
+    match error.class {
+        Class::Privilege => error.into(),
+        Class::Refused | Class::Usage | Class::Host | Class::TryAgain | Class::NotCaptured => {
+            Failure { code: failure::BAD_NETNS, ..Failure::from(error) }
         }
     }
 }

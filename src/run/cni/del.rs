@@ -27,7 +27,7 @@ impl Work {
     /// networks), they are removed, unless another interface is left that they still capture.
     pub(super) fn del(&self, conf: std::result::Result<NetConf, Failure>) {
         if let Err(failure) = &conf {
-            self.journal.note("error", format!("{}: {}", failure.problem, failure.details));
+            self.journal.note("error", failure.to_string());
         }
         let Some(path) = self.call.netns.as_deref() else { return };
         let extent = match conf.as_ref().map(|conf| decide(&self.said(conf), conf)) {
@@ -37,7 +37,7 @@ impl Work {
             Ok(Decision::Reject(_) | Decision::Unknown(_)) | Err(_) => Extent::Tables,
         };
         self.journal.step("open");
-        let removed = namespace::of_pod(path).and_then(|pod| {
+        let removed = namespace::of_pod(path).map_err(Failure::from).and_then(|pod| {
             self.inside(&pod, |work| {
                 if netns::has_more_than(&work.call.interface) {
                     work.journal.note("reason", "another interface is left");
@@ -49,7 +49,7 @@ impl Work {
         });
         match removed {
             Ok(removed) => self.journal.note("removed", removed),
-            Err(error) => self.journal.note("error", error.to_string()),
+            Err(failure) => self.journal.note("error", failure.to_string()),
         }
     }
 

@@ -4,8 +4,11 @@ use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use nix::mount::{MsFlags, mount};
+
 use super::runtime::{ALL, Call, conf, conf_after_add};
 use crate::harness::Case;
+use crate::namespace::{needs_the_host, of_the_runner};
 use crate::support::command::{Run, mesh_init};
 use crate::support::netns::Netns;
 use crate::support::rules::{Family, Variant, assert_same, dump};
@@ -13,9 +16,10 @@ use crate::support::sbin::Sbin;
 use crate::support::wire::settle;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let list: [(&str, fn()); 39] = [
+    let list: [(&str, fn()); 40] = [
         ("netns::own_is_refused", own_is_refused),
         ("netns::that_of_process_1_is_refused", that_of_process_1_is_refused),
+        ("netns::the_hosts_own_is_refused", the_hosts_own_is_refused),
         ("netns::no_override", no_override),
         ("netns::missing", || unfit(Path::new("/run/netns/gone"))),
         ("netns::a_plain_file", || unfit(Path::new("/etc/hostname"))),
@@ -112,6 +116,19 @@ fn that_of_process_1_is_refused() {
     let call = Call::at("DEL", "/proc/1/ns/net".as_ref()).conf(conf_after_add("1.1.0", ALL));
     call.through(&words).run().silent();
     assert_same("the network of process 1", &before, &node());
+}
+
+/// Inside a container process 1 is the container's: that it is the host's network shows only there. CHECK, which changes
+/// nothing whatever happens.
+fn the_hosts_own_is_refused() {
+    needs_the_host();
+    let path = "/run/host-netns";
+    fs::write(path, "").expect("a file");
+    let none = None::<&str>;
+    mount(Some(of_the_runner().as_str()), path, none, MsFlags::MS_BIND, none).expect("a bind mount");
+    let words = ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", "unshare --net \"$0\"; exit $?"];
+    let call = Call::at("CHECK", path.as_ref()).conf(conf_after_add("1.1.0", ALL));
+    call.through(&words).run().fails(8).says("the host's own");
 }
 
 /// The Go library can be told to go on all the same.
