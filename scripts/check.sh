@@ -47,11 +47,11 @@ need_cargo_deny() {
     cargo install --locked --root "$(target_dir)/tools" --version "$cargo_deny_version" cargo-deny
 }
 
-part_format() { cargo fmt --check; }
+part_format() { cargo fmt --all --check; }
 
 part_lint() {
-    cargo clippy --locked --all-targets -- -D warnings
-    RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps --lib
+    cargo clippy --locked --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps --workspace --lib
     shellcheck -x scripts/*.sh scripts/e2e/*.sh .ci/run
     for program in launcher connect; do
         gcc -static -O2 -Wall -Wextra -Werror -o /dev/null "benches/$program.c"
@@ -83,7 +83,7 @@ part_deny() {
     "$deny_bin" --locked check bans licenses sources
 }
 
-part_pure() { cargo test --locked --lib --test pure; }
+part_pure() { cargo test --locked --workspace --lib --test pure; }
 
 part_kernel() {
     local tests
