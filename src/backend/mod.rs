@@ -3,6 +3,7 @@
 pub mod choose;
 pub mod claim;
 pub mod difference;
+pub mod ebpf;
 pub mod iptables;
 pub mod nftables;
 pub mod observed;

@@ -1,0 +1,255 @@
+//! A policy as the maps of the BPF programs hold it, so that one look-up decides addresses, one ports, and one each the
+//! user and the group.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use mesh_init_abi::{
+    Meaning, NetFlags, NetKey, OwnerFlags, OwnerKey, OwnerKind, Policy, PolicyFlags, PortFlags, PortKey,
+};
+
+use super::{ports, trie};
+use crate::policy::validate::reserved_inbound;
+use crate::policy::{
+    CapturePolicy, Cidr, Destinations, Dns, Families, Family, Groups, IfName, Inbound, Layout, Mode, Owners,
+    PortSet, list,
+};
+
+/// Where a policy is written: the namespace, and the generation of what is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The namespace's cookie (`SO_NETNS_COOKIE`, include/uapi/asm-generic/socket.h).
+    pub netns: u64,
+    /// The generation.
+    pub generation: u32,
+}
+
+/// What the maps hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lowered {
+    /// What holds of the whole namespace.
+    pub policy: Policy,
+    /// The networks.
+    pub networks: Vec<(NetKey, NetFlags)>,
+    /// The ports.
+    pub ports: Vec<(PortKey, PortFlags)>,
+    /// The users and groups.
+    pub owners: Vec<(OwnerKey, OwnerFlags)>,
+}
+
+/// What a policy asks for that no hook of a socket can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unable {
+    /// Mode TPROXY.
+    Tproxy,
+    /// Packets that fit no connection are to be dropped.
+    DropInvalid,
+    /// Interfaces are excluded.
+    ExcludeInterface(Vec<IfName>),
+    /// Virtual interfaces are rerouted.
+    RerouteInterface(Vec<IfName>),
+}
+
+impl fmt::Display for Unable {
+    /// What is asked for, why it cannot be, and what can be done.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unable::Tproxy => f.write_str(
+                "mode TPROXY marks and routes packets, and an eBPF socket hook sees none; give REDIRECT, with which the \
+                 proxy sees the client's address all the same",
+            ),
+            Unable::DropInvalid => f.write_str(
+                "dropping invalid packets needs connection tracking, which eBPF capture works without; leave \
+                 --drop-invalid out, or give --backend iptables or nftables",
+            ),
+            Unable::ExcludeInterface(names) => write!(
+                f,
+                "excluded interface {}: an eBPF socket hook is asked before routing chooses an interface; exclude \
+                 networks, or give --backend iptables or nftables",
+                list(names)
+            ),
+            Unable::RerouteInterface(names) => write!(
+                f,
+                "rerouted interface {}: what arrives there passes through, and has no socket here that an eBPF hook \
+                 could see; give --backend iptables or nftables",
+                list(names)
+            ),
+        }
+    }
+}
+
+/// Lowers `policy`, as `layout` means it, for `families`.
+///
+/// # Errors
+/// Everything that it asks for and no hook of a socket can do.
+pub fn lower(
+    policy: &CapturePolicy,
+    layout: Layout,
+    families: Families,
+    place: Place,
+) -> Result<Lowered, Vec<Unable>> {
+    let Place { netns, generation } = place;
+    let unable = unable(policy);
+    if !unable.is_empty() {
+        return Err(unable);
+    }
+    let net = |(address, len, flags): trie::Entry| (NetKey::network(netns, generation, address, len), flags);
+    let port = |(port, len, flags): ports::Entry| (PortKey::range(netns, generation, port, len), flags);
+    let mut lowered = Lowered {
+        policy: scalars(policy, layout, families, generation),
+        networks: Vec::new(),
+        ports: Vec::new(),
+        owners: Vec::new(),
+    };
+    if policy.mode != Mode::None {
+        lowered.networks = networks(policy, families).into_iter().map(net).collect();
+        lowered.ports = named_ports(policy, layout).into_iter().map(port).collect();
+        lowered.owners = owners(policy, place);
+    }
+    Ok(lowered)
+}
+
+fn unable(policy: &CapturePolicy) -> Vec<Unable> {
+    if policy.mode == Mode::None {
+        return Vec::new();
+    }
+    let interfaces = &policy.interfaces;
+    [
+        (policy.mode == Mode::Tproxy).then_some(Unable::Tproxy),
+        policy.drop_invalid.then_some(Unable::DropInvalid),
+        (!interfaces.exclude.is_empty()).then(|| Unable::ExcludeInterface(interfaces.exclude.clone())),
+        (!interfaces.reroute.is_empty()).then(|| Unable::RerouteInterface(interfaces.reroute.clone())),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn scalars(policy: &CapturePolicy, layout: Layout, families: Families, generation: u32) -> Policy {
+    let proxy = &policy.proxy;
+    let meaning = match (policy.mode, layout) {
+        (Mode::None, _) => Meaning::NOTHING,
+        (Mode::Redirect | Mode::Tproxy, Layout::Classic) => Meaning::CLASSIC,
+        (Mode::Redirect | Mode::Tproxy, Layout::Scoped) => Meaning::SCOPED,
+        (Mode::Redirect | Mode::Tproxy, Layout::Istio) => Meaning::ISTIO,
+        (Mode::Redirect | Mode::Tproxy, Layout::IstioIptables) => Meaning::ISTIO_IPTABLES,
+    };
+    let to_loopback = match &policy.outbound.destinations {
+        Destinations::All { .. } => false,
+        Destinations::Some { cidrs, .. } => cidrs.iter().any(Cidr::begins_at_loopback),
+    };
+    let inbound = !matches!(&policy.inbound, Inbound::Only(ports) if ports.is_empty());
+    let flags = [
+        PolicyFlags::IPV6.only_if(families == Families::Both),
+        PolicyFlags::OUTBOUND_V4.only_if(looks_outbound(policy, layout, Family::V4)),
+        PolicyFlags::OUTBOUND_V6.only_if(looks_outbound(policy, layout, Family::V6)),
+        PolicyFlags::TO_ALL.only_if(matches!(policy.outbound.destinations, Destinations::All { .. })),
+        PolicyFlags::TO_LOOPBACK.only_if(to_loopback),
+        PolicyFlags::DNS.only_if(policy.dns != Dns::Off),
+        PolicyFlags::DNS_ALL.only_if(matches!(policy.dns, Dns::All { .. })),
+        PolicyFlags::GROUPS_ONLY.only_if(matches!(policy.outbound.groups, Groups::Only(_))),
+        PolicyFlags::INBOUND.only_if(inbound),
+        PolicyFlags::INBOUND_ALL.only_if(matches!(policy.inbound, Inbound::AllExcept(_))),
+    ];
+    Policy {
+        generation,
+        meaning,
+        flags: flags.into_iter().fold(PolicyFlags::NONE, PolicyFlags::and),
+        outbound_port: proxy.port.number(),
+        // proxy_init 0.7.1 knew one port for both directions.
+        inbound_port: if layout == Layout::Classic { proxy.port } else { proxy.inbound_port }.number(),
+        tunnel_port: proxy.tunnel_port.number(),
+        dns_port: match &policy.dns {
+            Dns::Off => 0,
+            Dns::Servers { port, .. } | Dns::All { port } => port.number(),
+        },
+    }
+}
+
+/// Whether the layout looks at what goes out in `family` at all.
+fn looks_outbound(policy: &CapturePolicy, layout: Layout, family: Family) -> bool {
+    let outbound = &policy.outbound;
+    match (layout, &outbound.destinations) {
+        (Layout::Istio | Layout::IstioIptables, _) | (Layout::Classic, Destinations::All { .. }) => true,
+        (Layout::Classic, Destinations::Some { cidrs, ports }) => !cidrs.is_empty() || !ports.is_empty(),
+        (Layout::Scoped, destinations) => {
+            let owners = match &outbound.owners {
+                Owners::Everyone => false,
+                Owners::Only { uids, gids } => !uids.is_empty() || !gids.is_empty(),
+            };
+            let somewhere = match destinations {
+                Destinations::All { .. } => true,
+                Destinations::Some { cidrs, ports } => {
+                    !ports.is_empty() || cidrs.iter().any(|cidr| cidr.family() == family)
+                }
+            };
+            owners && somewhere
+        }
+    }
+}
+
+fn networks(policy: &CapturePolicy, families: Families) -> Vec<trie::Entry> {
+    let included: &[Cidr] = match &policy.outbound.destinations {
+        Destinations::All { .. } => &[],
+        Destinations::Some { cidrs, .. } => cidrs,
+    };
+    let servers: Vec<Cidr> = match &policy.dns {
+        Dns::Servers { servers, .. } => servers.iter().map(|server| Cidr::from(*server)).collect(),
+        Dns::Off | Dns::All { .. } => Vec::new(),
+    };
+    let loopback = [policy.loopback, Family::V6.loopback()];
+    trie::flatten(
+        families.list(),
+        &[
+            (&loopback, NetFlags::LOOPBACK),
+            (&policy.outbound.exclude_cidrs, NetFlags::EXCLUDED),
+            (included, NetFlags::INCLUDED),
+            (&servers, NetFlags::DNS_SERVER),
+        ],
+    )
+}
+
+fn named_ports(policy: &CapturePolicy, layout: Layout) -> Vec<ports::Entry> {
+    let outbound = &policy.outbound;
+    let (Destinations::All { ports: included } | Destinations::Some { ports: included, .. }) =
+        &outbound.destinations;
+    let (Inbound::AllExcept(inbound) | Inbound::Only(inbound)) = &policy.inbound;
+    let reserved = match layout {
+        Layout::Scoped => reserved_inbound(&policy.proxy),
+        Layout::Classic | Layout::Istio | Layout::IstioIptables => PortSet::default(),
+    };
+    // All of 0.7.1's inbound was captured: a list beside it says no more.
+    let nothing = PortSet::default();
+    let inbound = if layout == Layout::Classic { &nothing } else { inbound };
+    ports::flatten(&[
+        (&outbound.exclude_ports, PortFlags::OUT_EXCLUDED),
+        (included, PortFlags::OUT_INCLUDED),
+        (inbound, PortFlags::IN_NAMED),
+        (&reserved, PortFlags::IN_RESERVED),
+    ])
+}
+
+fn owners(policy: &CapturePolicy, place: Place) -> Vec<(OwnerKey, OwnerFlags)> {
+    let proxy = &policy.proxy;
+    let user = |uid: u32| (OwnerKind::USER.0, uid);
+    let group = |gid: u32| (OwnerKind::GROUP.0, gid);
+    let mut owners: BTreeMap<(u32, u32), OwnerFlags> = BTreeMap::new();
+    let mut say = |id: (u32, u32), flags: OwnerFlags| {
+        let said = owners.entry(id).or_default();
+        *said = said.and(flags);
+    };
+    let identities: Vec<(u32, u32)> = {
+        let users = proxy.uids.iter().map(|uid| user(uid.number()));
+        users.chain(proxy.gids.iter().map(|gid| group(gid.number()))).collect()
+    };
+    identities.iter().for_each(|id| say(*id, OwnerFlags::PROXY));
+    identities.first().into_iter().for_each(|id| say(*id, OwnerFlags::FIRST));
+    if let Owners::Only { uids, gids } = &policy.outbound.owners {
+        uids.iter().for_each(|uid| say(user(uid.number()), OwnerFlags::OWNER));
+        gids.iter().for_each(|gid| say(group(gid.number()), OwnerFlags::OWNER));
+    }
+    let (Groups::AllExcept(gids) | Groups::Only(gids)) = &policy.outbound.groups;
+    gids.iter().for_each(|gid| say(group(gid.number()), OwnerFlags::GROUP));
+    let key = |kind, id| OwnerKey::of(place.netns, place.generation, OwnerKind(kind), id);
+    owners.into_iter().map(|((kind, id), flags)| (key(kind, id), flags)).collect()
+}
