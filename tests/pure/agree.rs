@@ -5,6 +5,7 @@
 
 mod beside;
 mod connections;
+mod ebpf;
 mod found;
 mod native;
 mod oracle;
@@ -71,9 +72,12 @@ fn nftables(expected: &Outcome, conn: &Conn) -> Vec<Outcome> {
 fn agree(subject: &Subject, picks: &[Pick]) -> Result<(), TestCaseError> {
     let set = compile(&subject.policy, subject.layout, subject.families);
     let native = native(&subject.policy, subject.layout, subject.families);
+    let lowering = ebpf::Lowering::of(subject);
+    ebpf::refused_by_name(subject, &lowering)?;
     let pool = Pool::of(subject);
     for pick in picks {
         let conn = pool.conn(pick);
+        lowering.agree(&conn)?;
         let expected = oracle::outcome(&subject.policy, subject.layout, subject.families, &conn);
         let decision = evaluate(&[&set], &conn);
         let clause = decision.clause().map(RuleId::as_str);
