@@ -78,9 +78,8 @@ fn of_family(family: Family, lists: &[(&[Cidr], NetFlags)]) -> Vec<Entry> {
             Some(_) | None => entries.push((network, flags)),
         }
     }
-    let needed = |(network, flags): &(Network, NetFlags)| {
-        family == Family::V4 || *network != root || *flags != NetFlags::NONE
-    };
+    // Only the first can say nothing: the others say more than what is around them.
+    let needed = |(_, flags): &(Network, NetFlags)| family == Family::V4 || *flags != NetFlags::NONE;
     let needed = entries.into_iter().filter(needed);
     needed.map(|((first, prefix_len), flags)| (of_bits(first), prefix_len, flags)).collect()
 }
