@@ -75,8 +75,11 @@ pub struct PortKey {
     pub netns: u64,
     /// The range's first port, in network byte order.
     pub port: u16,
+    /// Zero. Two numbers and no array, which would be set by a call of `memset`: its loop is pointer arithmetic that the
+    /// verifier takes with CAP_PERFMON only.
+    pub reserved: u16,
     /// Zero.
-    pub reserved: [u16; 3],
+    pub reserved_end: u32,
 }
 
 /// Whether an id is a user's or a group's.
@@ -130,7 +133,7 @@ impl PortKey {
     #[must_use]
     pub const fn range(netns: u64, generation: u32, port: u16, prefix_len: u8) -> PortKey {
         let prefix_len = SCOPE_BITS.saturating_add(prefix_len as u32);
-        PortKey { prefix_len, generation, netns, port: port.to_be(), reserved: [0; 3] }
+        PortKey { prefix_len, generation, netns, port: port.to_be(), reserved: 0, reserved_end: 0 }
     }
 
     /// What `port` is looked up by.
@@ -160,7 +163,7 @@ const _: () = {
     assert!(offset_of!(NetKey, netns) == 8 && offset_of!(NetKey, address) == 16);
     assert!(size_of::<PortKey>() == 24 && offset_of!(PortKey, generation) == 4);
     assert!(offset_of!(PortKey, netns) == 8 && offset_of!(PortKey, port) == 16);
-    assert!(offset_of!(PortKey, reserved) == 18);
+    assert!(offset_of!(PortKey, reserved) == 18 && offset_of!(PortKey, reserved_end) == 20);
     assert!(size_of::<OwnerKey>() == 24 && offset_of!(OwnerKey, generation) == 8);
     assert!(offset_of!(OwnerKey, kind) == 12 && offset_of!(OwnerKey, id) == 16);
     assert!(offset_of!(OwnerKey, reserved) == 20);
