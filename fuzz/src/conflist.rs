@@ -35,7 +35,12 @@ fn plugins(value: &Value) -> &[Value] {
     value.get("plugins").and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
+/// By its kind alone: in a list its own version says nothing, and may be none.
 fn is_ours(plugin: &Value) -> bool {
+    let mut plugin = plugin.clone();
+    if let Some(keys) = plugin.as_object_mut() {
+        keys.retain(|key, _| !key.to_ascii_lowercase().starts_with("cniversion"));
+    }
     load::single(&plugin.to_string()).is_ok_and(|single| single.plugin.is_ours())
 }
 
