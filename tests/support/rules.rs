@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::command::Run;
 use super::netns::Netns;
+use super::wire::await_addresses;
 
 /// What carries the rules: the two implementations of iptables that may be installed side by side, or tables of our own
 /// in nftables.
@@ -186,7 +187,7 @@ pub(crate) fn counted(netns: &Netns) -> String {
 /// addresses.
 #[track_caller]
 pub(crate) fn dump(netns: &Netns) -> String {
-    settle(netns);
+    await_addresses(netns);
     let mut text = each(|variant, family| held(&save(netns, variant, family, &[])));
     for table in native_tables(netns) {
         let words: Vec<_> = ["-s", "list", "table"].into_iter().chain(table.split(' ')).collect();
@@ -206,26 +207,6 @@ pub(crate) fn dump(netns: &Netns) -> String {
         writeln!(text, "== ip {question}\n{}\n", lines.join("\n")).expect("writing to a string");
     }
     text
-}
-
-/// Waits until the IPv6 addresses are in use: the kernel adds an address at once and its route a little later, when
-/// nobody else turned out to have it (addrconf_dad_work() in net/ipv6/addrconf.c), also on lo. Where no link is,
-/// that never comes.
-fn settle(netns: &Netns) {
-    let ip = |words: &str| Run::new(netns, "ip", &words.split(' ').collect::<Vec<_>>()).ok();
-    for _ in 0..75 {
-        let (addresses, routes) = (ip("-6 -o addr show"), ip("-6 route show table all"));
-        let waits = |line: &str| {
-            let address = line.split(" inet6 ").nth(1).and_then(|rest| rest.split('/').next());
-            let in_use =
-                address.is_none_or(|address| routes.contains(&format!("local {} dev ", address.trim())));
-            !line.contains(" dadfailed") && (line.contains(" tentative") || !in_use)
-        };
-        if !addresses.lines().any(waits) {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
 }
 
 /// Fails with the lines that differ.

@@ -138,13 +138,31 @@ fn is_settled(netns: &Netns) -> Result<(), String> {
     if link_local.lines().count() < links.lines().count() {
         return Err(format!("no link-local address on each link, seen {link_local:?}"));
     }
-    let routes = ip("-6 route show table local");
-    let is_used = |address: &str| routes.contains(&format!("local {address} dev "));
-    let addresses = ip("-6 -o addr show");
-    let mut addresses =
-        addresses.lines().filter_map(|line| line.split_whitespace().nth(3)?.split('/').next());
-    match addresses.find(|address| !is_used(address)) {
+    match unused_address(netns) {
         Some(address) => Err(format!("{address} is not in use")),
         None => Ok(()),
     }
+}
+
+/// Waits a while until every IPv6 address is in use. Where a link is down, or somebody else has the address, that never
+/// comes, and is no fault.
+pub(crate) fn await_addresses(netns: &Netns) {
+    let end = Instant::now() + Duration::from_millis(1500);
+    while unused_address(netns).is_some() && Instant::now() < end {
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// An address that has no route yet: that comes a little later, also on lo (addrconf_dad_work() in
+/// net/ipv6/addrconf.c); or of which is not known yet whether somebody else has it.
+fn unused_address(netns: &Netns) -> Option<String> {
+    let ip = |words: &str| Run::new(netns, "ip", &words.split(' ').collect::<Vec<_>>()).ok();
+    let routes = ip("-6 route show table all");
+    let waits = |line: &str| {
+        let address = line.split_whitespace().nth(3)?.split('/').next()?;
+        let tentative = line.contains(" tentative") && !line.contains(" dadfailed");
+        let routed = routes.contains(&format!("local {address} dev "));
+        (tentative || !routed).then(|| address.to_owned())
+    };
+    ip("-6 -o addr show").lines().find_map(waits)
 }
