@@ -10,6 +10,8 @@ const MAPPED: u32 = 0xffff_u32.to_be();
 pub struct Address(pub [u32; 4]);
 
 impl Address {
+    /// No address: `::`.
+    pub const NONE: Address = Address([0; 4]);
     /// 127.0.0.1.
     pub const LOOPBACK_V4: Address = Address([0, 0, MAPPED, 0x7f00_0001_u32.to_be()]);
     /// `::1`.

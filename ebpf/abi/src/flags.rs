@@ -103,3 +103,19 @@ flags! {
         GROUP = 3;
     }
 }
+
+flags! {
+    /// What is remembered of a socket.
+    SockFlags {
+        /// Who made it: user and group hold.
+        MADE = 0;
+        /// It was sent elsewhere: target and original hold.
+        SENT = 1;
+        /// It was accepted, and was meant for the original.
+        MEANT = 2;
+        /// The proxy bound it to the port of the target, which has no address then.
+        PROXYS = 3;
+        /// It was accepted by a listener of the proxy's which it was not sent to by its address.
+        STEERED = 4;
+    }
+}

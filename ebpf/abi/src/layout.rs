@@ -29,7 +29,7 @@ impl Meaning {
     pub const ISTIO_IPTABLES: Meaning = Meaning(4);
 }
 
-/// What holds of a whole network namespace. Hash, by the namespace's cookie (`bpf_get_netns_cookie`, bpf-helpers(7)).
+/// What decides of a whole network namespace.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
@@ -47,6 +47,19 @@ pub struct Policy {
     pub tunnel_port: u16,
     /// Where captured DNS queries go.
     pub dns_port: u16,
+}
+
+/// What holds of a whole network namespace. Hash, by the namespace's cookie (`bpf_get_netns_cookie`, bpf-helpers(7)).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Namespace {
+    /// What decides.
+    pub policy: Policy,
+    /// What captured connections of IPv4 are sent from, unless their socket is bound: the host's address, for the proxy to
+    /// see; [`Address::NONE`] for the loopback one.
+    pub source_v4: Address,
+    /// The same of IPv6.
+    pub source_v6: Address,
 }
 
 /// A network. LPM trie (`struct bpf_lpm_trie_key_u8`, include/uapi/linux/bpf.h), to [`NetFlags`].
@@ -110,6 +123,32 @@ pub struct OwnerKey {
     pub reserved: u32,
 }
 
+/// An address of the host's own. Hash, to nothing: that it is there says it all.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddressKey {
+    /// The namespace's cookie.
+    pub netns: u64,
+    /// The address.
+    pub address: Address,
+}
+
+/// A value that says nothing: maps have no empty ones.
+pub type Present = u32;
+
+/// How often a clause decided. Hash, to a number; only what the loader has put there is counted. A key for each clause and no
+/// array of them: to find a place in an array is pointer arithmetic that the verifier takes with CAP_PERFMON only.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CounterKey {
+    /// The namespace's cookie.
+    pub netns: u64,
+    /// The number of [`crate::Clause`].
+    pub clause: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 impl NetKey {
     /// The network of `prefix_len` bits of the 128 that an address has in IPv6's form.
     #[inline(always)]
@@ -159,6 +198,11 @@ const _: () = {
     assert!(offset_of!(Policy, meaning) == 4 && offset_of!(Policy, flags) == 8);
     assert!(offset_of!(Policy, outbound_port) == 12 && offset_of!(Policy, inbound_port) == 14);
     assert!(offset_of!(Policy, tunnel_port) == 16 && offset_of!(Policy, dns_port) == 18);
+    assert!(size_of::<Namespace>() == 52 && align_of::<Namespace>() == 4);
+    assert!(offset_of!(Namespace, source_v4) == 20 && offset_of!(Namespace, source_v6) == 36);
+    assert!(size_of::<AddressKey>() == 24 && offset_of!(AddressKey, address) == 8);
+    assert!(size_of::<CounterKey>() == 16 && offset_of!(CounterKey, clause) == 8);
+    assert!(offset_of!(CounterKey, reserved) == 12);
     assert!(size_of::<NetKey>() == 32 && offset_of!(NetKey, generation) == 4);
     assert!(offset_of!(NetKey, netns) == 8 && offset_of!(NetKey, address) == 16);
     assert!(size_of::<PortKey>() == 24 && offset_of!(PortKey, generation) == 4);

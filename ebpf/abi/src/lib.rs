@@ -10,8 +10,12 @@ mod address;
 mod decision;
 mod flags;
 mod layout;
+mod sockets;
 
 pub use address::Address;
 pub use decision::{Clause, Decision, Flow, Socket, Verdict, Way, decide};
-pub use flags::{NetFlags, OwnerFlags, PolicyFlags, PortFlags};
-pub use layout::{Meaning, NetKey, OwnerKey, OwnerKind, Policy, PortKey};
+pub use flags::{NetFlags, OwnerFlags, PolicyFlags, PortFlags, SockFlags};
+pub use layout::{
+    AddressKey, CounterKey, Meaning, Namespace, NetKey, OwnerKey, OwnerKind, Policy, PortKey, Present,
+};
+pub use sockets::{Endpoint, LISTENERS, ListenerKey, PairKey, Role, Sock};

@@ -1,0 +1,144 @@
+//! From the socket that connects to the one that is accepted: callbacks of TCP.
+
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, bpf_sock,
+    bpf_sock_ops,
+};
+use aya_ebpf::helpers::bpf_sock_ops_cb_flags_set;
+use mesh_init_abi::{Endpoint, LISTENERS, ListenerKey, PairKey, Role, SockFlags, Socket};
+
+use crate::policy::{Here, netns};
+use crate::word::{endpoint, of_family, put_endpoint, same};
+use crate::{maps, read, read_address, write};
+
+/// What every callback does, of those that we take part in. Its value says nothing.
+#[inline(always)]
+pub fn called_back(context: *mut bpf_sock_ops) -> u32 {
+    match read!(context, op) {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => connects(context),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => is_accepted(context),
+        BPF_SOCK_OPS_STATE_CB => changes(context),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listens(context),
+        _ => {}
+    }
+    1
+}
+
+#[inline(always)]
+fn local(context: *mut bpf_sock_ops) -> Endpoint {
+    let address =
+        of_family(read!(context, family), read!(context, local_ip4), read_address!(context, local_ip6));
+    Endpoint { address, port: read!(context, local_port) }
+}
+
+/// The port stands in the kernel's byte order, in a word.
+#[inline(always)]
+fn remote(context: *mut bpf_sock_ops) -> Endpoint {
+    let address =
+        of_family(read!(context, family), read!(context, remote_ip4), read_address!(context, remote_ip6));
+    Endpoint { address, port: u32::from_be(read!(context, remote_port)) }
+}
+
+#[inline(always)]
+fn socket(context: *mut bpf_sock_ops) -> Option<*mut bpf_sock> {
+    let socket: *mut bpf_sock = read!(context, __bindgen_anon_2.sk);
+    (!socket.is_null()).then_some(socket)
+}
+
+/// Before the first packet leaves, when the port is chosen: the proxy may accept before `connect` returns.
+#[inline(always)]
+fn connects(context: *mut bpf_sock_ops) {
+    let server = remote(context);
+    if !server.address.is_loopback() {
+        return;
+    }
+    let Some(socket) = socket(context) else { return };
+    let Some(sock) = maps::SOCKS.of(socket) else { return };
+    let sock = sock.as_ptr();
+    let pair = PairKey { netns: netns(context), client: local(context), server };
+    // SAFETY: fields of what is there.
+    let (target, original) = unsafe { (&raw const (*sock).target, &raw const (*sock).original) };
+    if SockFlags(read!(sock, flags.0)).has(SockFlags::SENT) && same(endpoint(target), server) {
+        maps::PAIRS.insert(&pair, &endpoint(original));
+        // SAFETY: the context is one of callbacks.
+        unsafe {
+            bpf_sock_ops_cb_flags_set(context, BPF_SOCK_OPS_STATE_CB_FLAG.cast_signed());
+        }
+    } else {
+        // One that was never accepted had the same port: this one goes where it says.
+        maps::PAIRS.remove(&pair);
+    }
+}
+
+/// When the handshake is done, before `accept` can return it.
+#[inline(always)]
+fn is_accepted(context: *mut bpf_sock_ops) {
+    let Some(socket) = socket(context) else { return };
+    let server = local(context);
+    if server.address.is_loopback() {
+        let pair = PairKey { netns: netns(context), client: remote(context), server };
+        if let Some(original) = maps::PAIRS.get(&pair) {
+            let original = endpoint(original.as_ptr());
+            maps::PAIRS.remove(&pair);
+            let Some(sock) = maps::SOCKS.of_or_new(socket) else { return };
+            let sock = sock.as_ptr();
+            // SAFETY: a field of what is there.
+            let kept = unsafe { &raw mut (*sock).original };
+            put_endpoint(kept, original);
+            let flags = SockFlags(read!(sock, flags.0));
+            write!(sock, flags, flags.and(SockFlags::MEANT));
+        }
+        return;
+    }
+    // What it has of its listener.
+    let Some(sock) = maps::SOCKS.of(socket) else { return };
+    let sock = sock.as_ptr();
+    let flags = SockFlags(read!(sock, flags.0));
+    if flags.has(SockFlags::PROXYS) && read!(sock, target.port) != server.port {
+        write!(sock, flags, flags.and(SockFlags::STEERED));
+    }
+}
+
+/// A connection that comes to nothing.
+#[inline(always)]
+fn changes(context: *mut bpf_sock_ops) {
+    let from = read!(context, __bindgen_anon_1.args[0]);
+    let to = read!(context, __bindgen_anon_1.args[1]);
+    if from == BPF_TCP_SYN_SENT && to == BPF_TCP_CLOSE {
+        maps::PAIRS.remove(&PairKey {
+            netns: netns(context),
+            client: local(context),
+            server: remote(context),
+        });
+    }
+    // The other end may not have the last packet of the handshake yet: what it needs stays.
+    // SAFETY: the context is one of callbacks.
+    unsafe {
+        bpf_sock_ops_cb_flags_set(context, 0);
+    }
+}
+
+/// A listener of the proxy's is entered among those that `sk_lookup` gives connections to.
+#[inline(always)]
+fn listens(context: *mut bpf_sock_ops) {
+    let Some(socket) = socket(context) else { return };
+    let Some(sock) = maps::SOCKS.of(socket) else { return };
+    if !SockFlags(read!(sock.as_ptr(), flags.0)).has(SockFlags::PROXYS) {
+        return;
+    }
+    let Some(here) = Here::of(netns(context)) else { return };
+    if read!(context, local_port) != u32::from(here.policy.inbound_port) {
+        return;
+    }
+    let mut key = ListenerKey { netns: here.netns, index: 0, role: Role::of(Socket::Inbound) };
+    for index in 0..LISTENERS {
+        key.index = index;
+        if maps::LISTENERS.enter(context, &mut key) {
+            return;
+        }
+    }
+    // More than anybody needs: the newest is as good as any.
+    key.index = 0;
+    maps::LISTENERS.replace(context, &mut key);
+}

@@ -1,0 +1,70 @@
+//! What arrives.
+
+use aya_ebpf::bindings::{bpf_sk_lookup, bpf_sock};
+use aya_ebpf::helpers::{bpf_sk_assign, bpf_sk_release};
+use mesh_init_abi::{Flow, LISTENERS, ListenerKey, NetFlags, OwnerFlags, Role, Verdict, Way, decide};
+
+use crate::policy::Here;
+use crate::{maps, read};
+
+/// The usual way.
+const PASS: u32 = 1;
+/// Nobody listens.
+const DROP: u32 = 0;
+
+const TCP: u32 = 6;
+const AF_INET6: u32 = 10;
+/// The index of `lo` in every namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
+const LO: u32 = 1;
+
+/// Gives what arrives in the namespace of the cookie to a listener of the proxy's. Without one it is refused: nothing
+/// reaches the application past the proxy.
+#[inline(always)]
+pub fn arrives(context: *mut bpf_sk_lookup, netns: u64) -> u32 {
+    if read!(context, protocol) != TCP {
+        return PASS;
+    }
+    let stays = read!(context, ingress_ifindex) == LO;
+    if stays {
+        return PASS;
+    }
+    let Some(here) = Here::of(netns) else { return PASS };
+    #[expect(clippy::cast_possible_truncation, reason = "a port")]
+    let port = read!(context, local_port) as u16;
+    let flow = Flow {
+        way: Way::Inbound,
+        tcp: true,
+        ipv6: read!(context, family) == AF_INET6,
+        stays,
+        from_passthrough: false,
+        port,
+        networks: NetFlags::NONE,
+        ports: here.ports(port),
+        user: OwnerFlags::NONE,
+        group: OwnerFlags::NONE,
+    };
+    let decision = decide(&here.policy, &flow);
+    here.count(decision.clause);
+    let Verdict::Capture(socket) = decision.verdict else { return PASS };
+    let mut key = ListenerKey { netns, index: 0, role: Role::of(socket) };
+    for index in 0..LISTENERS {
+        key.index = index;
+        if give(context, &key) {
+            return PASS;
+        }
+    }
+    DROP
+}
+
+/// One of the other family, or one that has just closed, takes nothing.
+#[inline(always)]
+fn give(context: *mut bpf_sk_lookup, key: &ListenerKey) -> bool {
+    let Some(listener) = maps::LISTENERS.get(key) else { return false };
+    let listener: *mut bpf_sock = listener.as_ptr().cast();
+    // SAFETY: the look-up gave a socket, which is released once.
+    unsafe {
+        let taken = bpf_sk_assign(context.cast(), listener.cast(), 0) == 0;
+        bpf_sk_release(listener.cast());
+        taken
+    }
+}

@@ -1,0 +1,62 @@
+//! Who makes a socket, and whether it is to be the proxy's listener.
+
+use aya_ebpf::bindings::bpf_sock;
+use mesh_init_abi::{OwnerFlags, OwnerKind, SockFlags};
+
+use crate::policy::{Here, Owner, netns};
+use crate::{maps, read, write};
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+const STREAM: u32 = 1;
+const DATAGRAM: u32 = 2;
+
+/// Remembers who makes the socket: NAT rules go by that, and it may be handed on, or its maker become another user.
+#[inline(always)]
+pub fn made(socket: *mut bpf_sock) -> i32 {
+    let (family, kind) = (read!(socket, family), read!(socket, type_));
+    if (family != AF_INET && family != AF_INET6) || (kind != STREAM && kind != DATAGRAM) {
+        return 1;
+    }
+    if maps::NAMESPACES.get(&netns(socket)).is_none() {
+        return 1;
+    }
+    // Without memory the caller is asked about later.
+    let Some(sock) = maps::SOCKS.of_or_new(socket) else { return 1 };
+    let sock = sock.as_ptr();
+    let Owner { uid, gid } = Owner::now();
+    write!(sock, uid, uid);
+    write!(sock, gid, gid);
+    write!(sock, flags, SockFlags::MADE);
+    1
+}
+
+/// Remembers that it is the proxy who binds to a port of the proxy's: nobody else's listener is ever given what arrives.
+#[inline(always)]
+pub fn bound(socket: *mut bpf_sock) -> i32 {
+    if read!(socket, type_) != STREAM {
+        return 1;
+    }
+    let Some(here) = Here::of(netns(socket)) else { return 1 };
+    let port = read!(socket, src_port);
+    let policy = &here.policy;
+    let ours = port == u32::from(policy.outbound_port)
+        || port == u32::from(policy.inbound_port)
+        || port == u32::from(policy.dns_port);
+    if !ours {
+        return 1;
+    }
+    let owner = Owner::of(maps::SOCKS.of(socket));
+    let user = here.owner(OwnerKind::USER, owner.uid);
+    let group = here.owner(OwnerKind::GROUP, owner.gid);
+    if !user.and(group).has(OwnerFlags::PROXY) {
+        return 1;
+    }
+    // Without memory it gets nothing, and what arrives is refused.
+    let Some(sock) = maps::SOCKS.of_or_new(socket) else { return 1 };
+    let sock = sock.as_ptr();
+    write!(sock, target.port, port);
+    let flags = SockFlags(read!(sock, flags.0));
+    write!(sock, flags, flags.and(SockFlags::PROXYS));
+    1
+}

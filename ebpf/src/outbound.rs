@@ -1,0 +1,250 @@
+//! What begins here: `connect` and `sendmsg`.
+
+use core::ptr::NonNull;
+
+use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
+use aya_ebpf::helpers::bpf_bind;
+use mesh_init_abi::{
+    Address, AddressKey, Endpoint, Flow, OwnerKind, PolicyFlags, Sock, SockFlags, Socket, Verdict, Way,
+    decide,
+};
+
+use crate::policy::{Here, Owner, netns};
+use crate::word::{endpoint, port_of, put_endpoint, same, word_of};
+use crate::{maps, read, read_address, write, write_address};
+
+const ALLOW: i32 = 1;
+/// The caller gets EPERM.
+const REFUSE: i32 = 0;
+
+const TCP: u32 = 6;
+const UDP: u32 = 17;
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+
+/// `connect` of an IPv4 socket.
+#[inline(always)]
+pub fn connect4(context: *mut bpf_sock_addr) -> i32 {
+    let to =
+        Endpoint { address: Address::v4(read!(context, user_ip4)), port: port_of(read!(context, user_port)) };
+    match divert(context, to, Hook::V4, Call::Connect) {
+        Diverted::No => ALLOW,
+        Diverted::Refused => REFUSE,
+        Diverted::To(target) => {
+            let Address([_, _, _, word]) = target.address;
+            write!(context, user_ip4, word);
+            write!(context, user_port, word_of(target.port));
+            ALLOW
+        }
+    }
+}
+
+/// `connect` of an IPv6 socket, whose destination may be an IPv4 address in IPv6's form: the hook runs before
+/// `tcp_v6_connect` tells the two apart (net/ipv6/tcp_ipv6.c).
+#[inline(always)]
+pub fn connect6(context: *mut bpf_sock_addr) -> i32 {
+    let to = Endpoint { address: read_address!(context, user_ip6), port: port_of(read!(context, user_port)) };
+    match divert(context, to, Hook::V6, Call::Connect) {
+        Diverted::No => ALLOW,
+        Diverted::Refused => REFUSE,
+        Diverted::To(target) => {
+            write_address!(context, user_ip6, target.address);
+            write!(context, user_port, word_of(target.port));
+            ALLOW
+        }
+    }
+}
+
+/// `sendmsg` with an address, of a UDP socket. An IPv6 socket that sends to an IPv4 address in IPv6's form comes here, too.
+#[inline(always)]
+pub fn sendmsg4(context: *mut bpf_sock_addr) -> i32 {
+    let to =
+        Endpoint { address: Address::v4(read!(context, user_ip4)), port: port_of(read!(context, user_port)) };
+    match divert(context, to, Hook::V4, Call::Send) {
+        Diverted::No => ALLOW,
+        Diverted::Refused => REFUSE,
+        Diverted::To(target) => {
+            let Address([_, _, _, word]) = target.address;
+            write!(context, user_ip4, word);
+            write!(context, user_port, word_of(target.port));
+            ALLOW
+        }
+    }
+}
+
+/// The same of IPv6.
+#[inline(always)]
+pub fn sendmsg6(context: *mut bpf_sock_addr) -> i32 {
+    let to = Endpoint { address: read_address!(context, user_ip6), port: port_of(read!(context, user_port)) };
+    match divert(context, to, Hook::V6, Call::Send) {
+        Diverted::No => ALLOW,
+        Diverted::Refused => REFUSE,
+        Diverted::To(target) => {
+            write_address!(context, user_ip6, target.address);
+            write!(context, user_port, word_of(target.port));
+            ALLOW
+        }
+    }
+}
+
+/// Which addresses a context has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hook {
+    V4,
+    V6,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Connect,
+    Send,
+}
+
+enum Diverted {
+    No,
+    Refused,
+    To(Endpoint),
+}
+
+/// What becomes of a call to `to`.
+#[inline(always)]
+fn divert(context: *mut bpf_sock_addr, to: Endpoint, hook: Hook, call: Call) -> Diverted {
+    let protocol = read!(context, protocol);
+    let tcp = protocol == TCP;
+    if !tcp && protocol != UDP {
+        return Diverted::No;
+    }
+    let Some(here) = Here::of(netns(context)) else { return Diverted::No };
+    // Of UDP only DNS is ever captured.
+    if !tcp && !here.policy.flags.has(PolicyFlags::DNS) {
+        return Diverted::No;
+    }
+    let socket: *mut bpf_sock = read!(context, __bindgen_anon_1.sk);
+    if socket.is_null() {
+        return Diverted::No;
+    }
+    let from = match hook {
+        Hook::V4 => Address::v4(read!(socket, src_ip4)),
+        Hook::V6 => read_address!(socket, src_ip6),
+    };
+    let unbound = from == Address::NONE || from == Address::v4(0);
+    let address = to.address.destination();
+    let ipv6 = !address.is_v4();
+    let sock = maps::SOCKS.of(socket);
+    let owner = Owner::of(sock);
+    #[expect(clippy::cast_possible_truncation, reason = "a port")]
+    let port = to.port as u16;
+    let own = AddressKey { netns: here.netns, address };
+    let flow = Flow {
+        way: Way::Outbound,
+        tcp,
+        ipv6,
+        stays: address.is_loopback() || maps::ADDRESSES.get(&own).is_some(),
+        // An IPv6 socket that is not bound sends to its own address from that address (RFC 6724 section 5, rule 1).
+        from_passthrough: from.is_passthrough() || (unbound && ipv6 && address.is_passthrough()),
+        port,
+        networks: here.networks(address),
+        ports: here.ports(port),
+        user: here.owner(OwnerKind::USER, owner.uid),
+        group: here.owner(OwnerKind::GROUP, owner.gid),
+    };
+    let decision = decide(&here.policy, &flow);
+    here.count(decision.clause);
+    match decision.verdict {
+        Verdict::Pass => {
+            forget(sock, to, call);
+            Diverted::No
+        }
+        Verdict::Capture(captor) => send(context, &here, socket, to, captor, unbound.then_some(hook), call),
+    }
+}
+
+/// What was sent elsewhere once and is not now has its peer's own address.
+#[inline(always)]
+fn forget(sock: Option<NonNull<Sock>>, to: Endpoint, call: Call) {
+    let Some(sock) = sock else { return };
+    let sock = sock.as_ptr();
+    let flags = SockFlags(read!(sock, flags.0));
+    if !flags.has(SockFlags::SENT) {
+        return;
+    }
+    // SAFETY: a field of what is there.
+    let target = unsafe { &raw const (*sock).target };
+    // An unconnected socket may still be answered from where it sent before.
+    if call == Call::Connect || same(endpoint(target), to) {
+        write!(sock, flags, SockFlags(flags.0 & !SockFlags::SENT.0));
+    }
+}
+
+/// Sends the call to the proxy, and remembers where it was meant to go.
+#[inline(always)]
+fn send(
+    context: *mut bpf_sock_addr,
+    here: &Here,
+    socket: *mut bpf_sock,
+    to: Endpoint,
+    captor: Socket,
+    unbound: Option<Hook>,
+    call: Call,
+) -> Diverted {
+    let v4 = to.address.destination().is_v4();
+    let address = if v4 { Address::LOOPBACK_V4 } else { Address::LOOPBACK_V6 };
+    let target = Endpoint { address, port: u32::from(here.policy.port(captor)) };
+    // Without it the proxy would not know where to: better no connection than one that goes wrong.
+    let Some(sock) = maps::SOCKS.of_or_new(socket) else { return Diverted::Refused };
+    let sock = sock.as_ptr();
+    // SAFETY: fields of what is there.
+    let (kept_target, kept_original) = unsafe { (&raw mut (*sock).target, &raw mut (*sock).original) };
+    put_endpoint(kept_target, target);
+    put_endpoint(kept_original, to);
+    let flags = SockFlags(read!(sock, flags.0));
+    write!(sock, flags, flags.and(SockFlags::SENT));
+    if let Some(hook) = unbound {
+        let source = here.source(!v4);
+        match call {
+            Call::Connect => bind(context, source),
+            Call::Send => send_from(context, source, hook),
+        }
+    }
+    Diverted::To(target)
+}
+
+/// Binds the socket to the address that the connection would have come from: the proxy sees it, as it does behind a NAT
+/// rule, which rewrites what has its source already. What fails leaves the loopback address.
+#[inline(always)]
+fn bind(context: *mut bpf_sock_addr, source: Address) {
+    if source == Address::NONE {
+        return;
+    }
+    // The hook of an IPv6 socket knows no IPv4 address but in IPv6's form.
+    let family = read!(context, family);
+    if family == AF_INET {
+        let Address([_, _, _, word]) = source;
+        // `struct sockaddr_in` in words: family and port, address, padding.
+        let mut address = [AF_INET, word, 0, 0];
+        // SAFETY: an address of this length.
+        unsafe {
+            bpf_bind(context, (&raw mut address).cast(), 16);
+        }
+    } else {
+        let Address([a, b, c, d]) = source;
+        // `struct sockaddr_in6` in words: family and port, flow, address, scope.
+        let mut address = [AF_INET6, 0, a, b, c, d, 0];
+        // SAFETY: an address of this length.
+        unsafe {
+            bpf_bind(context, (&raw mut address).cast(), 28);
+        }
+    }
+}
+
+#[inline(always)]
+fn send_from(context: *mut bpf_sock_addr, address: Address, hook: Hook) {
+    if address == Address::NONE {
+        return;
+    }
+    let Address([_, _, _, word]) = address;
+    match hook {
+        Hook::V4 => write!(context, msg_src_ip4, word),
+        Hook::V6 => write_address!(context, msg_src_ip6, address),
+    }
+}
