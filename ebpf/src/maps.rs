@@ -118,9 +118,10 @@ pub static COUNTERS: Map<CounterKey, u64, HASH, { PODS * 32 }, ON_DEMAND> = Map:
 /// takes as long as a handshake over `lo` takes.
 #[btf_map]
 pub static PAIRS: Map<PairKey, Endpoint, LRU, 16384, 0> = Map::NEW;
-/// The proxy's listeners. The socket takes itself away when it closes.
+/// The proxy's listeners. The socket takes itself away when it closes. Who reads it from outside gets the socket's cookie, as
+/// the value has 8 bytes.
 #[btf_map]
-pub static LISTENERS: Map<ListenerKey, u32, SOCKETS, { PODS * 4 }, 0> = Map::NEW;
+pub static LISTENERS: Map<ListenerKey, u64, SOCKETS, { PODS * 4 }, 0> = Map::NEW;
 /// Sockets. It goes with its socket.
 #[btf_map]
 pub static SOCKS: Map<i32, Sock, STORAGE, 0, { ON_DEMAND | BPF_F_CLONE as usize }> = Map::NEW;
@@ -142,7 +143,7 @@ impl<V, const FLAGS: usize> Map<i32, V, STORAGE, 0, FLAGS> {
     }
 }
 
-impl<K, const ENTRIES: usize, const FLAGS: usize> Map<K, u32, SOCKETS, ENTRIES, FLAGS> {
+impl<K, const ENTRIES: usize, const FLAGS: usize> Map<K, u64, SOCKETS, ENTRIES, FLAGS> {
     /// Enters the socket of the callback, unless there is one under `key`; says whether it did.
     #[inline(always)]
     pub fn enter(&self, ops: *mut bpf_sock_ops, key: &mut K) -> bool {

@@ -3,6 +3,7 @@
 pub mod able;
 pub mod apply;
 pub mod chain;
+pub mod ebpf;
 pub mod facts;
 pub mod machine;
 pub mod namespace;

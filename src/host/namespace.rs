@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::ebpf;
 use crate::error::{Class, Error, Result};
 use crate::policy::settings::{NetnsRef, Settings, Variant};
 use crate::sys::netns::{self, FIRST, OWN};
@@ -28,8 +29,15 @@ pub fn enter_to_probe(settings: &Settings, makes_rules: bool) -> Result<()> {
     enter_with(settings, makes_rules, &[Need::CAP_SETUID, Need::CAP_SETGID, Need::CAP_SYS_ADMIN])
 }
 
+/// What capture at the sockets needs besides, if it is there: to load and attach, to mount the BPF file system, and to take
+/// up a socket of the proxy's.
+const AT_SOCKETS: [Need; 5] =
+    [Need::CAP_BPF, Need::CAP_PERFMON, Need::CAP_SYS_ADMIN, Need::CAP_SYS_PTRACE, Need::CAP_DAC_READ_SEARCH];
+
 fn enter_with(settings: &Settings, makes_rules: bool, also: &[Need]) -> Result<()> {
     exec::keep_descriptors();
+    let sockets = settings.ebpf.is_some() || ebpf::may_be_here();
+    let also = &[also, if sockets { &AT_SOCKETS } else { &[] }].concat();
     let native = settings.variant == Some(Variant::Native);
     let mut needed = vec![Need::CAP_NET_ADMIN];
     // What iptables needs besides, if it turns out that it is needed: see `preflight::iptables`.
@@ -116,8 +124,9 @@ impl Pod {
         if is_hosts_own() == Some(true) {
             return Err(Error::new(Class::Usage, "this is the host's own network namespace"));
         }
-        let also: &[Need] = if self.other_users { &[Need::CAP_DAC_OVERRIDE] } else { &[] };
-        drop_all_but(vec![Need::CAP_NET_ADMIN], false, also)
+        let sockets: &[Need] = if ebpf::may_be_here() { &AT_SOCKETS } else { &[] };
+        let of_others: &[Need] = if self.other_users { &[Need::CAP_DAC_OVERRIDE] } else { &[] };
+        drop_all_but(vec![Need::CAP_NET_ADMIN], false, &[of_others, sockets].concat())
     }
 }
 

@@ -208,7 +208,7 @@ pub fn sockets() -> Result<Vec<Socket>> {
     if !fs::exists(NET) {
         let listed = sockets::tcp()?.into_iter();
         return Ok(listed
-            .map(|sockets::Tcp { local, remote, state, uid }| Socket { local, remote, state, uid })
+            .map(|sockets::Tcp { local, remote, state, uid, .. }| Socket { local, remote, state, uid })
             .collect());
     }
     let mut sockets = Vec::new();

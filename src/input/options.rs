@@ -34,6 +34,7 @@ pub enum Key {
     Ipv6,
     Layout,
     Backend,
+    Cgroup,
     IptablesVariant,
     Netns,
     Host,
@@ -329,9 +330,14 @@ pub const OPTIONS: &[Opt] = &[
         ..row(Key::Layout, "layout", Kind::One, Part::Making)
     },
     Opt {
-        value: "auto|iptables|nftables",
-        help: "what carries the rules [default: auto: iptables if it is installed]",
+        value: "auto|iptables|nftables|ebpf",
+        help: "what captures [default: auto: iptables if it is installed, else nftables]",
         ..row(Key::Backend, "backend", Kind::One, Part::Making)
+    },
+    Opt {
+        value: "PATH",
+        help: "with --backend ebpf: capture the processes of this control group only [default: all]",
+        ..row(Key::Cgroup, "cgroup", Kind::One, Part::Making)
     },
     Opt {
         value: "auto|legacy|nft",

@@ -3,6 +3,7 @@
 //! [`CapturePolicy`] is made by [`validate::request`] alone. Every role and every source of text ends here, and
 //! every layout and back end starts here, so they cannot drift apart.
 
+mod at_sockets;
 pub mod cause;
 pub mod facts;
 pub mod istio;

@@ -51,6 +51,13 @@ pub enum Output {
     Json,
 }
 
+/// How to capture at the sockets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ebpf {
+    /// The control group whose processes are captured; `None` is the root, with all there are.
+    pub cgroup: Option<PathBuf>,
+}
+
 /// How to work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -70,6 +77,8 @@ pub struct Settings {
     pub variant: Option<Variant>,
     /// One of the two iptables is to carry them, whichever.
     pub iptables: bool,
+    /// No rules: BPF programs at the sockets.
+    pub ebpf: Option<Ebpf>,
 }
 
 impl Default for Settings {
@@ -83,6 +92,7 @@ impl Default for Settings {
             output: Output::Text,
             variant: None,
             iptables: false,
+            ebpf: None,
         }
     }
 }

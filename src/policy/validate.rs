@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::at_sockets;
 use super::layout::{self, Layout};
-use super::settings::{NetnsRef, Output, Settings, Variant};
+use super::settings::{Ebpf, NetnsRef, Output, Settings, Variant};
 use super::values::{Listed, Values};
 use super::{
     CapturePolicy, Cidr, Destinations, Dns, Facts, Family, Groups, Inbound, Interfaces, Ipv6, Mark, Mode,
@@ -63,6 +64,9 @@ pub fn request(raw: &Raw, facts: &Facts, mut faults: Faults) -> Result<Request, 
     let mut values = Values { raw, facts, faults: &mut faults, letter, warnings: Vec::new() };
     let policy = policy(&mut values, layout);
     let settings = settings_of(&mut values);
+    if settings.ebpf.is_some() {
+        at_sockets::check(&mut values, &policy);
+    }
     let warnings = values.warnings;
     let layout = layout.unwrap_or(Layout::Classic);
     faults.into_result(Request { policy, layout, settings, warnings })
@@ -80,19 +84,50 @@ pub fn settings(raw: &Raw, mut faults: Faults) -> Result<Settings, Faults> {
     faults.into_result(settings)
 }
 
+/// What captures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Backend {
+    Auto,
+    Iptables,
+    Nftables,
+    Ebpf,
+}
+
 fn settings_of(values: &mut Values<'_>) -> Settings {
     let variant = values.word(
         Key::IptablesVariant,
         None,
         &[("auto", None), ("legacy", Some(Variant::Legacy)), ("nft", Some(Variant::Nft))],
     );
-    let (iptables, native) = values.word(
+    let backend = values.word(
         Key::Backend,
-        (false, false),
-        &[("auto", (false, false)), ("iptables", (true, false)), ("nftables", (false, true))],
+        Backend::Auto,
+        &[
+            ("auto", Backend::Auto),
+            ("iptables", Backend::Iptables),
+            ("nftables", Backend::Nftables),
+            ("ebpf", Backend::Ebpf),
+        ],
     );
-    if let (Some(_), true, Some(given)) = (variant, native, values.raw.first(Key::IptablesVariant)) {
-        values.faults.option(given, "has no meaning for --backend nftables", "leave one of the two out");
+    let no_rules_of_iptables = matches!(backend, Backend::Nftables | Backend::Ebpf);
+    if let (Some(_), true, Some(given)) =
+        (variant, no_rules_of_iptables, values.raw.first(Key::IptablesVariant))
+    {
+        let by = if backend == Backend::Ebpf { "ebpf" } else { "nftables" };
+        let problem = format!("has no meaning for --backend {by}");
+        values.faults.option(given, problem, "leave one of the two out");
+    }
+    let cgroup = values.one(Key::Cgroup);
+    if let (Some(given), true) = (cgroup, backend != Backend::Ebpf) {
+        values.faults.option(
+            given,
+            "has no effect without --backend ebpf",
+            "leave it out, or give --backend ebpf",
+        );
+    }
+    if let (Some(given), Backend::Ebpf) = (values.raw.first(Key::ConfirmWithin), backend) {
+        let problem = "has no meaning for --backend ebpf, which touches no connection that is open";
+        values.faults.option(given, problem, "leave it out; on a host give --host if all of it is meant");
     }
     values.one(Key::Layout);
     if let Some(second) = values.raw.get(Key::Config).and_then(|given| given.get(1)) {
@@ -105,8 +140,10 @@ fn settings_of(values: &mut Values<'_>) -> Settings {
         all: values.switch(Key::All),
         wait: Duration::from_secs(u64::from(values.number(Key::Wait, 10, 3600))),
         output: values.word(Key::Output, Output::Text, &[("text", Output::Text), ("json", Output::Json)]),
-        variant: if native { Some(Variant::Native) } else { variant },
-        iptables,
+        variant: if backend == Backend::Nftables { Some(Variant::Native) } else { variant },
+        iptables: backend == Backend::Iptables,
+        ebpf: (backend == Backend::Ebpf)
+            .then_some(Ebpf { cgroup: cgroup.map(|given| PathBuf::from(&given.text)) }),
     }
 }
 

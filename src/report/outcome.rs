@@ -14,8 +14,8 @@ pub struct Applied {
     pub policy: CapturePolicy,
     /// In which layout.
     pub layout: Layout,
-    /// By which iptables, and why that one.
-    pub choice: Choice,
+    /// By what.
+    pub by: By,
     /// The families.
     pub families: Families,
     /// The transactions that were made; none if the rules were in place.
@@ -28,13 +28,46 @@ pub struct Applied {
     pub notes: Vec<String>,
 }
 
+/// What captures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum By {
+    /// Rules, and why those.
+    Rules(Choice),
+    /// Programs at the sockets.
+    Ebpf,
+}
+
+impl By {
+    /// The name of it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            By::Rules(choice) => choice.variant.to_string(),
+            By::Ebpf => "ebpf".to_owned(),
+        }
+    }
+
+    /// Why that one: a phrase.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            By::Rules(choice) => choice.reason,
+            By::Ebpf => "asked for",
+        }
+    }
+}
+
 impl Applied {
     fn open_connections(&self) -> Option<String> {
         if self.open == 0 || self.changed.is_empty() {
             return None;
         }
         let open = plural(self.open, "open connection");
-        if self.choice.variant == Variant::Native {
+        let spares = match &self.by {
+            By::Rules(choice) => choice.variant == Variant::Native,
+            By::Ebpf => true,
+        };
+        if spares {
             return Some(format!("{open} go on uncaptured until they end"));
         }
         Some(match self.layout {
@@ -49,15 +82,14 @@ impl Applied {
 
 impl Report for Applied {
     fn text(&self) -> String {
-        let Applied { policy, layout, choice, changed, .. } = self;
-        let by =
-            format!("layout {layout} on {} ({}), {}", choice.variant, choice.reason, families(self.families));
+        let Applied { policy, layout, by, changed, .. } = self;
+        let how = format!("layout {layout} on {} ({}), {}", by.name(), by.reason(), families(self.families));
         let done = match changed.as_slice() {
             [] if policy.mode == Mode::None => "nothing to do: nothing of ours is here".to_owned(),
             [] => "nothing to do: the rules are in place".to_owned(),
             changed => format!("changed {}", changed.join(", ")),
         };
-        let mut lines = vec![policy.to_string(), by, done];
+        let mut lines = vec![policy.to_string(), how, done];
         lines.extend(self.open_connections());
         lines.extend(self.confirm_within.map(|seconds| {
             format!(
@@ -73,8 +105,8 @@ impl Report for Applied {
             "schema": "mesh-init/apply/v1",
             "changed": self.changed,
             "layout": self.layout.to_string(),
-            "variant": self.choice.variant.to_string(),
-            "reason": self.choice.reason,
+            "variant": self.by.name(),
+            "reason": self.by.reason(),
             "families": self.families.list().iter().map(ToString::to_string).collect::<Vec<_>>(),
             "openConnections": self.open,
             "confirmWithinSeconds": self.confirm_within,

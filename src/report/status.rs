@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Report, families, plural};
+use super::{AtSockets, Report, families, plural};
 use crate::eval::sockets::Open;
 use crate::policy::settings::Variant;
 use crate::policy::{CapturePolicy, Families, Family, Layout, RuleId, json::to_json};
@@ -35,6 +35,13 @@ pub enum Status {
         /// What else is worth saying.
         notes: Vec<String>,
     },
+    /// A policy holds at the sockets.
+    AtSockets {
+        /// What is there.
+        found: Box<AtSockets>,
+        /// What else is worth saying.
+        notes: Vec<String>,
+    },
     /// A policy holds.
     Captured {
         /// The policy that the rules say.
@@ -64,6 +71,7 @@ impl Report for Status {
                 "cannot tell: {} holds chains of Istio that no policy of this version makes",
                 crate::policy::list(variants)
             )],
+            Status::AtSockets { found, .. } => found.lines(),
             Status::Captured { policy, layout, variant, families: of, whole, counters, older, .. } => {
                 let state = if *whole { "" } else { "; NOT WHOLE: apply again" };
                 let open = plural(older.total(), "connection");
@@ -96,6 +104,7 @@ impl Report for Status {
                 let variants: Vec<String> = variants.iter().map(ToString::to_string).collect();
                 json!({ "schema": SCHEMA, "captured": null, "variants": variants, "notes": notes })
             }
+            Status::AtSockets { found, .. } => found.json(SCHEMA, notes),
             Status::Captured { policy, layout, variant, families, whole, counters, older, .. } => {
                 let counter = |counter: &Counter| {
                     let Counter { id, family, packets, bytes } = counter;
@@ -126,17 +135,19 @@ impl Status {
     /// Adds a note.
     pub fn note(&mut self, note: String) {
         match self {
-            Status::Nothing { notes } | Status::Unknown { notes, .. } | Status::Captured { notes, .. } => {
-                notes.push(note);
-            }
+            Status::Nothing { notes }
+            | Status::Unknown { notes, .. }
+            | Status::AtSockets { notes, .. }
+            | Status::Captured { notes, .. } => notes.push(note),
         }
     }
 
     fn notes(&self) -> &[String] {
         match self {
-            Status::Nothing { notes } | Status::Unknown { notes, .. } | Status::Captured { notes, .. } => {
-                notes
-            }
+            Status::Nothing { notes }
+            | Status::Unknown { notes, .. }
+            | Status::AtSockets { notes, .. }
+            | Status::Captured { notes, .. } => notes,
         }
     }
 }

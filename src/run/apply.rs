@@ -1,6 +1,6 @@
 //! `apply`: make the rules hold.
 
-use super::{Environment, confirm};
+use super::{Environment, confirm, ebpf};
 use crate::backend::choose::{self, Choice};
 use crate::backend::claim::Claim;
 use crate::backend::plan::{self, Plan, Purpose};
@@ -10,7 +10,7 @@ use crate::eval::sockets;
 use crate::host::{self, Machine, namespace, observe, preflight};
 use crate::policy::validate::Request;
 use crate::policy::{Families, Layout, Mode};
-use crate::report::Applied;
+use crate::report::{Applied, By};
 use crate::rules::RuleSet;
 use crate::rules::compile::compile_for;
 use crate::sys::lock::Lock;
@@ -70,15 +70,18 @@ pub(super) fn commit(request: &Request, ready: Ready, lock: Lock) -> Result<Appl
             return Err(error);
         }
     }
+    let mut changed = plan.changes();
+    // The rules hold; what captures the same at the sockets goes.
+    changed.extend(ebpf::away()?);
     Ok(Applied {
         policy: request.policy.clone(),
         layout: request.layout,
         families,
-        changed: plan.changes(),
+        changed,
         open,
         confirm_within: settings.confirm_within.map(|within| within.as_secs()),
         notes: ownership::ahead(&observed.of(choice.variant)).into_iter().map(|ahead| ahead.text).collect(),
-        choice,
+        by: By::Rules(choice),
     })
 }
 

@@ -1,6 +1,6 @@
 //! `clean`: take everything of ours away, without knowing the flags that made it.
 
-use super::{Environment, apply, confirm};
+use super::{Environment, apply, confirm, ebpf};
 use crate::backend::choose::Choice;
 use crate::backend::claim::Claim;
 use crate::backend::ownership::{self, Ahead};
@@ -19,6 +19,16 @@ pub(super) fn run(settings: &Settings, named: RuleSet, environment: &Environment
 
 /// The same in the namespace where this thread is already.
 pub(super) fn in_place(settings: &Settings, named: RuleSet, machine: Machine) -> Result<Cleaned> {
+    let mut cleaned = rules(settings, named, machine)?;
+    // Which of the two iptables is meant says that nothing else is.
+    if settings.variant.is_none() {
+        cleaned.changed.extend(ebpf::away()?);
+    }
+    Ok(cleaned)
+}
+
+/// Only the rules.
+pub(super) fn rules(settings: &Settings, named: RuleSet, machine: Machine) -> Result<Cleaned> {
     let _lock = namespace::lock(machine.left(settings.wait))?;
     let look = observe::look(&machine)?;
     preflight::readable(&look, settings.variant)?;

@@ -4,6 +4,7 @@ mod apply;
 mod clean;
 mod cni;
 mod confirm;
+mod ebpf;
 mod explain;
 mod explain_pod;
 mod input;
@@ -87,7 +88,11 @@ fn answer(
     match verb {
         Verb::Apply => {
             let request = given.request()?;
-            Ok(apply::run(&request, environment)?.answer(request.settings.output))
+            let applied = match &request.settings.ebpf {
+                Some(how) => ebpf::apply(&request, how, environment)?,
+                None => apply::run(&request, environment)?,
+            };
+            Ok(applied.answer(request.settings.output))
         }
         Verb::Plan { live } => {
             let request = given.request()?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Environment, confirm, recover};
+use super::{Environment, confirm, ebpf, recover};
 use crate::backend::claim::Claim;
 use crate::backend::{Observed, ownership, plan};
 use crate::error::Result;
@@ -22,6 +22,15 @@ pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<Stat
     preflight::readable(&look, settings.variant)?;
     let sockets = observe::sockets()?;
     let mut status = judge(&look.observed, settings.variant, &sockets);
+    if let (None, Some(found)) = (settings.variant, ebpf::status()?) {
+        let notes = match &status {
+            Status::Captured { variant, .. } => {
+                vec![format!("{variant} holds rules of ours, too: a move was interrupted, apply again")]
+            }
+            Status::Nothing { .. } | Status::Unknown { .. } | Status::AtSockets { .. } => Vec::new(),
+        };
+        status = Status::AtSockets { found: Box::new(found), notes };
+    }
     if Variant::ALL.into_iter().any(|variant| confirm::is_marked(&look.observed.of(variant))) {
         status.note(confirm::waiting());
     }

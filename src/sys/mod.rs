@@ -2,6 +2,7 @@
 
 pub mod alloc;
 pub mod ask;
+pub mod bpf;
 pub mod exec;
 pub mod folder;
 pub mod fs;

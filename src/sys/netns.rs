@@ -6,6 +6,7 @@
 )]
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -81,6 +82,39 @@ pub const FIRST: &str = "/proc/1/ns/net";
 /// `NS_GET_USERNS` and `NS_GET_NSTYPE` (linux/nsfs.h, ioctl_ns(2)): `_IO(0xb7, 0x1)` and `_IO(0xb7, 0x3)`.
 const NS_GET_USERNS: nix::libc::Ioctl = 0xb701;
 const NS_GET_NSTYPE: nix::libc::Ioctl = 0xb703;
+
+/// The cookie of the calling thread's namespace, by which BPF programs know it (`SO_NETNS_COOKIE`, Linux 5.14). No other
+/// namespace has it until the machine is started again.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn cookie() -> Result<u64> {
+    /// include/uapi/asm-generic/socket.h.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let failed = |errno: Errno| {
+        Error::host(format!("the cookie of the network namespace cannot be had: {}", errno.desc()))
+            .remedy("--backend ebpf needs Linux 5.17 or later; give --backend nftables")
+    };
+    // SAFETY: socket(2) takes three integers.
+    let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    let fd = Errno::result(fd).map_err(failed)?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).map_err(|_| failed(Errno::EINVAL))?;
+    let at = (&raw mut cookie).cast();
+    // SAFETY: the kernel writes no more than the length, which is that of the number.
+    let told =
+        unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, at, &raw mut length) };
+    Errno::result(told).map_err(failed)?;
+    Ok(cookie)
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
 
 impl Netns {
     /// Whether it is a namespace of networks, not one of another kind.
@@ -170,6 +204,35 @@ pub fn private() -> Result<()> {
         }
         Error::host(problem).remedy("see /proc/sys/user/max_net_namespaces")
     })
+}
+
+/// The addresses of the calling thread's namespace, but for the loopback ones: those that others may know before
+/// link-local ones, and the rest of each in the kernel's order.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn own_addresses() -> Result<Vec<IpAddr>> {
+    let found = nix::ifaddrs::getifaddrs()
+        .map_err(|errno| Error::refused(format!("reading the addresses: {}", errno.desc())))?;
+    let mut addresses: Vec<IpAddr> = found
+        .filter_map(|found| {
+            let address = found.address?;
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+        })
+        .filter(|address| !address.is_loopback())
+        .collect();
+    addresses.sort_by_key(is_link_local);
+    Ok(addresses)
+}
+
+/// Whether an address means a host on one link only.
+#[must_use]
+pub fn is_link_local(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
 }
 
 /// Whether an interface of the calling thread's namespace other than `lo` and `interface` has an address that packets

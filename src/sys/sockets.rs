@@ -30,6 +30,10 @@ pub struct Tcp {
     pub state: u8,
     /// The user who made it.
     pub uid: u32,
+    /// The inode of its file in sockfs, as links in /proc/PID/fd have it.
+    pub inode: u32,
+    /// Its cookie (`SO_COOKIE`, socket(7)).
+    pub cookie: u64,
 }
 
 /// Those of the calling thread's namespace, both families.
@@ -74,9 +78,11 @@ fn read(message: &[u8]) -> Option<Tcp> {
             }
         }
     };
-    let uid = u32::from_ne_bytes(body.get(64..68)?.try_into().ok()?);
+    let word = |at: usize| Some(u32::from_ne_bytes(body.get(at..at + 4)?.try_into().ok()?));
+    let (uid, inode) = (word(64)?, word(68)?);
+    let cookie = u64::from(word(44)?) | u64::from(word(48)?) << 32;
     let local = SocketAddr::new(ip(8)?, port(4)?);
-    Some(Tcp { local, remote: SocketAddr::new(ip(24)?, port(6)?), state, uid })
+    Some(Tcp { local, remote: SocketAddr::new(ip(24)?, port(6)?), state, uid, inode, cookie })
 }
 
 #[cfg(test)]
@@ -99,7 +105,7 @@ mod tests {
 
     #[test]
     fn garbage_is_none() {
-        for length in 0..HEADER + 68 {
+        for length in 0..HEADER + 72 {
             assert_eq!(read(&vec![2; length]), None);
         }
     }

@@ -6,7 +6,7 @@ const MAPPED: u32 = 0xffff_u32.to_be();
 /// An address as the socket hooks have it: four words, each in network byte order (`user_ip6` of `struct bpf_sock_addr`,
 /// include/uapi/linux/bpf.h).
 #[repr(transparent)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Address(pub [u32; 4]);
 
 impl Address {

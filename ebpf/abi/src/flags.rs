@@ -4,7 +4,7 @@ macro_rules! flags {
     ($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $flag:ident = $bit:literal;)* }) => {
         $(#[$about])*
         #[repr(transparent)]
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
         pub struct $name(pub u32);
 
         impl $name {

@@ -13,7 +13,7 @@ const SCOPE_BITS: u32 = 96;
 
 /// Which reading of a policy holds: what the layouts of that name mean.
 #[repr(transparent)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Meaning(pub u32);
 
 impl Meaning {
@@ -31,7 +31,7 @@ impl Meaning {
 
 /// What decides of a whole network namespace.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Policy {
     /// The generation under which the rest of the policy is found.
     pub generation: u32,
@@ -64,7 +64,7 @@ pub struct Namespace {
 
 /// A network. LPM trie (`struct bpf_lpm_trie_key_u8`, include/uapi/linux/bpf.h), to [`NetFlags`].
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NetKey {
     /// How many bits of what follows count.
     pub prefix_len: u32,
@@ -78,7 +78,7 @@ pub struct NetKey {
 
 /// A range of ports that is a prefix. LPM trie, to [`PortFlags`].
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortKey {
     /// How many bits of what follows count.
     pub prefix_len: u32,
@@ -97,7 +97,7 @@ pub struct PortKey {
 
 /// Whether an id is a user's or a group's.
 #[repr(transparent)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OwnerKind(pub u32);
 
 impl OwnerKind {
@@ -109,7 +109,7 @@ impl OwnerKind {
 
 /// A user or a group. Hash, to [`OwnerFlags`].
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OwnerKey {
     /// The namespace's cookie.
     pub netns: u64,
@@ -125,7 +125,7 @@ pub struct OwnerKey {
 
 /// An address of the host's own. Hash, to nothing: that it is there says it all.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AddressKey {
     /// The namespace's cookie.
     pub netns: u64,

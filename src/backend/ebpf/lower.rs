@@ -37,6 +37,20 @@ pub struct Lowered {
     pub owners: Vec<(OwnerKey, OwnerFlags)>,
 }
 
+impl Lowered {
+    /// The same under another generation.
+    #[must_use]
+    pub fn at(&self, generation: u32) -> Lowered {
+        let Lowered { policy, networks, ports, owners } = self;
+        Lowered {
+            policy: Policy { generation, ..*policy },
+            networks: networks.iter().map(|(key, flags)| (NetKey { generation, ..*key }, *flags)).collect(),
+            ports: ports.iter().map(|(key, flags)| (PortKey { generation, ..*key }, *flags)).collect(),
+            owners: owners.iter().map(|(key, flags)| (OwnerKey { generation, ..*key }, *flags)).collect(),
+        }
+    }
+}
+
 /// What a policy asks for that no hook of a socket can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unable {

@@ -41,7 +41,7 @@ impl Work {
             work.journal.step("apply");
             apply::commit(&request, ready, lock)
         })?;
-        self.journal.note("backend", applied.choice.variant.to_string());
+        self.journal.note("backend", applied.by.name());
         self.journal.note("changed", applied.changed);
         if applied.open > 0 {
             self.journal.note("openConnections", applied.open);

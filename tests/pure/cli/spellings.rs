@@ -114,6 +114,7 @@ fn value(key: Key) -> &'static str {
         Key::Ipv6 => "off",
         Key::Layout => "auto",
         Key::Backend => "iptables",
+        Key::Cgroup => "/sys/fs/cgroup/kubepods",
         Key::IptablesVariant => "nft",
         Key::Netns => "/proc/1/ns/net",
         Key::ConfirmWithin => "60s",

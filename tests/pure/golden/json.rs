@@ -14,8 +14,8 @@ use mesh_init::policy::settings::{Output, Variant};
 use mesh_init::policy::validate::{self, Request};
 use mesh_init::policy::{Facts, Families, Family, Layout, RuleId};
 use mesh_init::report::{
-    Applied, Checked, Cleaned, Confirmed, Counter, Ended, Ends, Failure, Hit, How, Installed, Report, Status,
-    TraceStep, Traced, Uninstalled, Verified, Watched,
+    Applied, By, Checked, Cleaned, Confirmed, Counter, Ended, Ends, Failure, Hit, How, Installed, Report,
+    Status, TraceStep, Traced, Uninstalled, Verified, Watched,
 };
 use serde_json::Value;
 use std::time::Duration;
@@ -152,7 +152,7 @@ fn apply_and_clean() {
     let applied = Applied {
         policy: request(&["--uid-owner", "1338", "--inbound", "8001"]).policy,
         layout: Layout::Scoped,
-        choice: Choice { variant: Variant::Nft, reason: "it is installed" },
+        by: By::Rules(Choice { variant: Variant::Nft, reason: "it is installed" }),
         families: Families::Both,
         changed: vec!["IPv4: table nat of iptables-nft".into(), "IPv6: table nat of iptables-nft".into()],
         open: 3,

@@ -1,0 +1,46 @@
+//! Listeners of the proxy's that were there first.
+
+use mesh_init_abi::{Endpoint, LISTENERS, ListenerKey, OwnerFlags, OwnerKind, Role, Sock, SockFlags, Socket};
+
+use super::node::Node;
+use crate::backend::ebpf::lower::Lowered;
+use crate::error::{Class, Error, Result};
+use crate::sys::bpf::listener;
+
+/// Enters the proxy's listeners that were there before its sockets were looked at: those of the users that the policy names
+/// as the proxy's. The kernel does not tell the group of a socket's maker.
+///
+/// # Errors
+/// A process that has one cannot be looked into: what arrives would be refused.
+pub(super) fn listeners(node: &Node, netns: u64, lowered: &Lowered) -> Result<()> {
+    let maps = &node.maps;
+    let key = |index| ListenerKey { netns, index, role: Role::of(Socket::Inbound) };
+    let mut known = Vec::new();
+    let mut free = Vec::new();
+    for index in 0..LISTENERS {
+        match maps.listeners.get(&key(index))? {
+            Some(cookie) => known.push(cookie),
+            None => free.push(index),
+        }
+    }
+    let is_proxy = |uid: u32| {
+        let said = lowered.owners.iter().find(|(key, _)| key.kind == OwnerKind::USER && key.id == uid);
+        said.is_some_and(|(_, flags)| flags.has(OwnerFlags::PROXY))
+    };
+    let port = lowered.policy.inbound_port;
+    let found = listener::find(port)?;
+    let new = found.iter().filter(|found| is_proxy(found.uid) && !known.contains(&found.cookie));
+    // More than fit are no better than those that do.
+    for (found, index) in new.zip(free) {
+        let socket = listener::take(found)?.ok_or_else(|| {
+            let problem = format!("the proxy already listens on port {port}, and its socket cannot be taken up");
+            Error::new(Class::Privilege, problem)
+                .remedy("that needs CAP_SYS_PTRACE and the proxy's process in sight; or start the proxy after mesh-init")
+        })?;
+        let target = Endpoint { port: u32::from(port), ..Endpoint::NONE };
+        maps.socks
+            .put(&listener::number(&socket), &Sock { flags: SockFlags::PROXYS, target, ..Sock::NEW })?;
+        maps.listeners.put(&key(index), &u64::from(listener::number(&socket).cast_unsigned()))?;
+    }
+    Ok(())
+}

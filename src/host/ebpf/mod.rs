@@ -1,0 +1,18 @@
+//! Capture at the sockets: what is loaded, attached, written and taken away, in which order.
+//!
+//! Everything lies in the BPF file system, below `mesh-init/v1`, and stays when the program ends:
+//!
+//! - `maps/NAME`: the maps, which all namespaces share;
+//! - `programs/DIGEST/NAME`: the programs for control groups, of the object with that digest;
+//! - `cgroups/ID/NAME`: their links to a control group;
+//! - `netns/COOKIE/arrives`: the link of a namespace's own program, and `netns/COOKIE/cgroup`, which leads to the control
+//!   group that its processes are in.
+//!
+//! Every step can be done again: a run that was killed is completed by the next.
+
+mod adopt;
+mod node;
+mod pod;
+
+pub use node::{Node, may_be_here};
+pub use pod::{Capture, Found};

@@ -1,0 +1,279 @@
+//! What a node has once: maps, programs, and their links to control groups.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use mesh_init_abi::{
+    AddressKey, CounterKey, ListenerKey, Namespace, NetFlags, NetKey, OwnerFlags, OwnerKey, PairKey,
+    PortFlags, PortKey, Present, Sock,
+};
+
+use crate::error::{Error, Result};
+use crate::sys::bpf::cgroup::Cgroup;
+use crate::sys::bpf::link::{self, State};
+use crate::sys::bpf::map::{Map, Plain};
+use crate::sys::bpf::object::{Attach, Object};
+use crate::sys::bpf::pins::{self, Guard};
+
+/// What is aligned as a file that is mapped into memory: the reader looks at numbers in place.
+#[repr(align(8))]
+struct Aligned<T: ?Sized>(T);
+
+static CGROUP: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../ebpf/objects/cgroup.o"));
+static NETNS: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../ebpf/objects/netns.o"));
+
+/// Changes with the meaning of what is in the maps; `mesh-init-abi` says when.
+const FOLDER: &str = "mesh-init";
+const VERSION: &str = "v1";
+
+/// The programs for control groups, in the order in which they are attached: what answers comes before what sends
+/// elsewhere, so that nobody is sent who is not answered.
+const PROGRAMS: [(&str, Attach); 13] = [
+    ("mesh_getsockopt", Attach::BPF_CGROUP_GETSOCKOPT),
+    ("mesh_sockops", Attach::BPF_CGROUP_SOCK_OPS),
+    ("mesh_create", Attach::BPF_CGROUP_INET_SOCK_CREATE),
+    ("mesh_bind4", Attach::BPF_CGROUP_INET4_POST_BIND),
+    ("mesh_bind6", Attach::BPF_CGROUP_INET6_POST_BIND),
+    ("mesh_peername4", Attach::BPF_CGROUP_INET4_GETPEERNAME),
+    ("mesh_peername6", Attach::BPF_CGROUP_INET6_GETPEERNAME),
+    ("mesh_recvmsg4", Attach::BPF_CGROUP_UDP4_RECVMSG),
+    ("mesh_recvmsg6", Attach::BPF_CGROUP_UDP6_RECVMSG),
+    ("mesh_sendmsg4", Attach::BPF_CGROUP_UDP4_SENDMSG),
+    ("mesh_sendmsg6", Attach::BPF_CGROUP_UDP6_SENDMSG),
+    ("mesh_connect4", Attach::BPF_CGROUP_INET4_CONNECT),
+    ("mesh_connect6", Attach::BPF_CGROUP_INET6_CONNECT),
+];
+
+/// The maps.
+#[derive(Debug)]
+pub(super) struct Maps {
+    pub(super) namespaces: Map<u64, Namespace>,
+    pub(super) networks: Map<NetKey, NetFlags>,
+    pub(super) ports: Map<PortKey, PortFlags>,
+    pub(super) owners: Map<OwnerKey, OwnerFlags>,
+    pub(super) addresses: Map<AddressKey, Present>,
+    pub(super) counters: Map<CounterKey, u64>,
+    pub(super) pairs: Map<PairKey, mesh_init_abi::Endpoint>,
+    pub(super) listeners: Map<ListenerKey, u64>,
+    pub(super) socks: Map<i32, Sock>,
+}
+
+/// What is kept on this node. One run at a time has it.
+#[derive(Debug)]
+pub struct Node {
+    pub(super) root: PathBuf,
+    pub(super) maps: Maps,
+    _guard: Guard,
+}
+
+impl Node {
+    /// What is kept, if anything is.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn find() -> Result<Option<Node>> {
+        let Some(mounted) = pins::find() else { return Ok(None) };
+        let folder = mounted.join(FOLDER);
+        if !pins::is_there(&folder) {
+            return Ok(None);
+        }
+        let guard = pins::lock(&folder)?;
+        let root = folder.join(VERSION);
+        let Some(maps) = Maps::open(&root)? else { return Ok(None) };
+        Ok(Some(Node { root, maps, _guard: guard }))
+    }
+
+    /// The same, and what is missing is made.
+    ///
+    /// # Errors
+    /// The kernel lacks what it needs, or a privilege is missing.
+    pub fn make() -> Result<Node> {
+        let folder = pins::mounted()?.join(FOLDER);
+        pins::make_folder(&folder)?;
+        let guard = pins::lock(&folder)?;
+        let root = folder.join(VERSION);
+        for folder in
+            [root.clone(), root.join("maps"), root.join("programs"), root.join("cgroups"), root.join("netns")]
+        {
+            pins::make_folder(&folder)?;
+        }
+        load(&root)?;
+        let maps = Maps::open(&root)?.ok_or_else(|| {
+            Error::refused(format!("what was just kept below {} is gone", root.display())).remedy("try again")
+        })?;
+        Ok(Node { root, maps, _guard: guard })
+    }
+
+    /// Attaches the programs to a control group, those that are not there.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn attach(&self, to: &Cgroup) -> Result<()> {
+        let folder = self.root.join("cgroups").join(id(to.id));
+        pins::make_folder(&folder)?;
+        let programs = programs(&self.root);
+        for (name, attach) in PROGRAMS {
+            let path = folder.join(name);
+            let missing = || Error::refused(format!("the BPF program {name} is not loaded"));
+            let program = pins::open(&programs.join(name))?.ok_or_else(missing)?;
+            link::make(&path, &program, &to.folder, attach)?;
+        }
+        Ok(())
+    }
+
+    /// Which programs are not attached to the control group of that number as they should be.
+    ///
+    /// # Errors
+    /// What is kept cannot be read.
+    pub(super) fn detached(&self, cgroup: &str) -> Result<Vec<&'static str>> {
+        let folder = self.root.join("cgroups").join(cgroup);
+        let mut detached = Vec::new();
+        for (name, _) in PROGRAMS {
+            let program = pins::open(&programs(&self.root).join(name))?;
+            let attached = match program {
+                Some(program) => link::state(&folder.join(name), &program)? == State::Attached,
+                None => false,
+            };
+            if !attached {
+                detached.push(name);
+            }
+        }
+        Ok(detached)
+    }
+
+    /// Loads a program for a namespace of its own.
+    pub(super) fn arrival(&self, netns: u64) -> Result<OwnedFd> {
+        let object = Object::parse(&NETNS.0, &[("NETNS", &netns.to_ne_bytes())])?;
+        let mut maps = Vec::new();
+        for name in object.maps() {
+            maps.push((name.to_owned(), open_map(&self.root, name)?));
+        }
+        let found = |name: &str| maps.iter().find(|(of, _)| of == name).map(|(_, fd)| fd);
+        let program = object.load(found)?.into_iter().next();
+        program
+            .map(|program| program.fd)
+            .ok_or_else(|| Error::refused("no BPF program for a network namespace"))
+    }
+
+    /// Takes the links to a control group away unless a namespace needs them, and everything if there is none.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub(super) fn tidy(&self) -> Result<()> {
+        let pods = pins::list(&self.root.join("netns"))?;
+        let used: Vec<String> = pods.iter().filter_map(|pod| cgroup_of(pod)).collect();
+        for cgroup in pins::list(&self.root.join("cgroups"))? {
+            if !used.iter().any(|used| cgroup.ends_with(used)) {
+                pins::remove(&cgroup)?;
+            }
+        }
+        if pods.is_empty() {
+            // Programs before maps: what is half gone is not taken for whole.
+            for folder in ["programs", "netns", "cgroups", "maps"] {
+                pins::remove(&self.root.join(folder))?;
+            }
+            pins::remove(&self.root)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether anything may be kept on this node, as far as can be told without a privilege.
+#[must_use]
+pub fn may_be_here() -> bool {
+    pins::is_there(&Path::new(pins::MOUNT).join(FOLDER))
+}
+
+/// The number of the control group of a namespace, as its folder's name has it.
+pub(super) fn cgroup_of(pod: &Path) -> Option<String> {
+    let target = pins::pointed(&pod.join("cgroup"))?;
+    target.file_name().and_then(|name| name.to_str()).map(str::to_owned)
+}
+
+/// A number as a name.
+pub(super) fn id(number: u64) -> String {
+    format!("{number:016x}")
+}
+
+/// The programs of this build.
+fn programs(root: &Path) -> PathBuf {
+    root.join("programs").join(id(digest(&CGROUP.0)))
+}
+
+/// FNV-1a of 64 bits: it tells one build's object from another's, and nobody can choose it who could not do worse.
+fn digest(bytes: &[u8]) -> u64 {
+    let step = |digest: u64, byte: &u8| (digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+/// Loads what is not loaded: all or nothing of the programs.
+fn load(root: &Path) -> Result<()> {
+    let folder = programs(root);
+    if PROGRAMS.iter().all(|(name, _)| pins::is_there(&folder.join(name))) {
+        return Ok(());
+    }
+    let mut object = Object::parse(&CGROUP.0, &[])?;
+    let names: Vec<String> = object.maps().map(str::to_owned).collect();
+    let mut maps = Vec::new();
+    for name in names {
+        let path = root.join("maps").join(&name);
+        let fd = match pins::open(&path)? {
+            Some(fd) => fd,
+            None => {
+                let fd = object.make_map(&name)?;
+                pins::keep(&fd, &path)?;
+                fd
+            }
+        };
+        maps.push((name, fd));
+    }
+    let found = |name: &str| maps.iter().find(|(of, _)| of == name).map(|(_, fd)| fd);
+    let loaded = object.load(found)?;
+    pins::remove(&folder)?;
+    pins::make_folder(&folder)?;
+    for program in loaded {
+        pins::keep(&program.fd, &folder.join(&program.name))?;
+    }
+    Ok(())
+}
+
+fn open_map(root: &Path, name: &str) -> Result<OwnedFd> {
+    let path = root.join("maps").join(name);
+    pins::open(&path)?.ok_or_else(|| Error::refused(format!("there is no {}", path.display())))
+}
+
+impl Maps {
+    /// Those that are kept; nothing if one is missing.
+    fn open(root: &Path) -> Result<Option<Maps>> {
+        fn one<K: Plain, V: Plain>(root: &Path, name: &'static str) -> Result<Option<Map<K, V>>> {
+            let fd = pins::open(&root.join("maps").join(name))?;
+            fd.map(|fd| Map::new(name, fd)).transpose()
+        }
+        let maps = (
+            one(root, "NAMESPACES")?,
+            one(root, "NETWORKS")?,
+            one(root, "PORTS")?,
+            one(root, "OWNERS")?,
+            one(root, "ADDRESSES")?,
+            one(root, "COUNTERS")?,
+            one(root, "PAIRS")?,
+            one(root, "LISTENERS")?,
+            one(root, "SOCKS")?,
+        );
+        let (
+            Some(namespaces),
+            Some(networks),
+            Some(ports),
+            Some(owners),
+            Some(addresses),
+            Some(counters),
+            Some(pairs),
+            Some(listeners),
+            Some(socks),
+        ) = maps
+        else {
+            return Ok(None);
+        };
+        Ok(Some(Maps { namespaces, networks, ports, owners, addresses, counters, pairs, listeners, socks }))
+    }
+}

@@ -1,0 +1,110 @@
+//! Control groups of version 2 (cgroups(7)): where programs are attached.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Class, Error, Result};
+use crate::sys::fs;
+
+/// A control group.
+#[derive(Debug)]
+pub struct Cgroup {
+    /// Its folder.
+    pub folder: File,
+    /// Its number, which is its folder's inode.
+    pub id: u64,
+}
+
+/// Where file systems of a kind are mounted, in the order of the mounts (proc_pid_mountinfo(5)).
+fn mounts(kind: &str) -> Result<Vec<PathBuf>> {
+    let text = fs::read_system("/proc/thread-self/mountinfo")?
+        .ok_or_else(|| Error::host("where file systems are mounted cannot be told: /proc is not mounted"))?;
+    Ok(text.lines().filter_map(|line| mount(line, kind)).collect())
+}
+
+/// The place of a line, if the file system is of `kind`.
+fn mount(line: &str, kind: &str) -> Option<PathBuf> {
+    let (place, file_system) = line.split_once(" - ")?;
+    if file_system.split(' ').next() != Some(kind) {
+        return None;
+    }
+    let mut fields = place.split(' ');
+    // What is mounted is the whole of it, and not a folder.
+    let (root, at) = (fields.nth(3)?, fields.next()?);
+    (root == "/").then(|| PathBuf::from(unescape(at)))
+}
+
+/// Spaces, tabs, line ends and backslashes are written as three octal digits.
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let code = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        let code = code.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match (first, code) {
+            (b'\\', Some(code)) => {
+                bytes.push(code);
+                rest = after.get(3..).unwrap_or_default();
+            }
+            _ => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The root of the hierarchy of version 2, as far as this namespace of control groups shows it.
+///
+/// # Errors
+/// It is mounted nowhere.
+pub fn root() -> Result<Cgroup> {
+    let mounted = mounts("cgroup2")?.into_iter().next().ok_or_else(|| {
+        Error::host("no control groups of version 2 are mounted").remedy(
+            "mount -t cgroup2 none /sys/fs/cgroup/unified, or give the one to attach to with --cgroup",
+        )
+    })?;
+    open(&mounted)
+}
+
+/// The control group of the folder `path`.
+///
+/// # Errors
+/// It is none of version 2.
+pub fn open(path: &Path) -> Result<Cgroup> {
+    let problem = |why: String| {
+        Error::new(Class::Usage, format!("the control group {} {why}", path.display()))
+            .remedy("give the folder of one of version 2, as /proc/PID/cgroup and the mount of cgroup2 tell")
+    };
+    let folder = File::open(path).map_err(|error| problem(format!("cannot be opened: {error}")))?;
+    let kind = nix::sys::statfs::fstatfs(&folder)
+        .map_err(|errno| problem(format!("cannot be looked at: {errno}")))?;
+    if kind.filesystem_type() != nix::sys::statfs::CGROUP2_SUPER_MAGIC {
+        return Err(problem("is none of version 2".into()));
+    }
+    let about = folder.metadata().map_err(|error| problem(format!("cannot be looked at: {error}")))?;
+    Ok(Cgroup { id: about.ino(), folder })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_mountinfo() {
+        let line = |root: &str, at: &str, kind: &str| {
+            format!("36 35 0:30 {root} {at} rw,nosuid shared:9 - {kind} none rw")
+        };
+        let of = |line: &str| mount(line, "cgroup2");
+        assert_eq!(
+            of(&line("/", "/sys/fs/cgroup/unified", "cgroup2")),
+            Some("/sys/fs/cgroup/unified".into())
+        );
+        assert_eq!(of(&line("/", "/a\\040b\\134c", "cgroup2")), Some("/a b\\c".into()));
+        assert_eq!(of(&line("/kubepods", "/x", "cgroup2")), None);
+        assert_eq!(of(&line("/", "/x", "cgroup")), None);
+        assert_eq!(of(""), None);
+    }
+}

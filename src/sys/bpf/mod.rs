@@ -1,0 +1,9 @@
+//! BPF programs, maps and links (bpf(2)), and the file system that keeps them.
+
+mod call;
+pub mod cgroup;
+pub mod link;
+pub mod listener;
+pub mod map;
+pub mod object;
+pub mod pins;
