@@ -51,7 +51,11 @@ impl Given<'_> {
         let wrong =
             under.take_while(|name| name.starts_with(PREFIX)).filter(|name| !OURS.contains(&name.as_str()));
         for name in wrong {
-            let remedy = match similar(name, OURS.into_iter()) {
+            let meant = match self.faults.are_many() {
+                true => None,
+                false => similar(name, OURS.into_iter()),
+            };
+            let remedy = match meant {
                 Some(meant) => format!("did you mean {meant}?"),
                 None => "take it out, or see docs/annotations.md".to_owned(),
             };

@@ -37,6 +37,11 @@ impl<'a> Members<'a> {
         self.0.iter().find(|(of, _)| of == name).map(|(_, value)| *value)
     }
 
+    /// The value of `name`; `null` is as good as none, for Go writes one for the other.
+    pub(super) fn given(&self, name: &str) -> Option<&'a RawValue> {
+        self.get(name).filter(|value| value.get() != "null")
+    }
+
     /// The names.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(name, _)| name.as_str())

@@ -51,7 +51,7 @@ impl Faults {
         remedy: impl Into<String>,
     ) {
         let fault = Fault { origin, value, problem: problem.into(), remedy: remedy.into() };
-        if self.list.len() >= TOLD {
+        if self.are_many() {
             self.beyond += 1;
         } else if !self.list.contains(&fault) {
             self.list.push(fault);
@@ -67,7 +67,7 @@ impl Faults {
         remedy: impl Into<String>,
     ) {
         // Of a million wrong items only the first few are worth the words.
-        match self.list.len() >= TOLD {
+        match self.are_many() {
             true => self.beyond += 1,
             false => self.push(Some(given.origin.clone()), quote(part), problem, remedy),
         }
@@ -112,6 +112,12 @@ impl Faults {
     #[must_use]
     pub fn beyond(&self) -> usize {
         self.beyond
+    }
+
+    /// Whether as many are kept as are told: of one more only the number counts, so that no work is worth its words.
+    #[must_use]
+    pub fn are_many(&self) -> bool {
+        self.list.len() >= TOLD
     }
 
     /// Whether nothing is wrong.

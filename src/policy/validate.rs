@@ -11,6 +11,7 @@ use super::{
     CapturePolicy, Cidr, Destinations, Dns, Facts, Family, Groups, Inbound, Interfaces, Ipv6, Mark, Mode,
     Outbound, Owners, Port, PortRange, PortSet, Proxy, Seal, Uid,
 };
+use crate::input::Origin::{Annotation, Config};
 use crate::input::{Faults, Key, Raw, Sourced};
 
 const fn port(number: u16) -> Port {
@@ -220,7 +221,7 @@ fn policy(values: &mut Values<'_>, layout: Option<Layout>) -> CapturePolicy {
     }
     if mode != Mode::None {
         identities(values, &policy, layout);
-        capture_ports(values, &policy);
+        capture_ports(values, &policy, layout);
     }
     policy
 }
@@ -416,7 +417,7 @@ fn both<T: std::fmt::Display>(values: &mut Values<'_>, key: Key, what: &str, ids
     }
 }
 
-fn capture_ports(values: &mut Values<'_>, policy: &CapturePolicy) {
+fn capture_ports(values: &mut Values<'_>, policy: &CapturePolicy, layout: Option<Layout>) {
     let Proxy { port, inbound_port, tunnel_port, .. } = policy.proxy;
     let tunnel = [Key::InboundTunnelPort, Key::InboundCapturePort, Key::ProxyPort];
     if [port, inbound_port].contains(&tunnel_port)
@@ -430,11 +431,19 @@ fn capture_ports(values: &mut Values<'_>, policy: &CapturePolicy) {
             remedy,
         );
     }
+    // Istio takes its own ports of an annotation, and so must the file that such a policy is written to. They are then
+    // captured as they are with all ports: the proxy, whose connections are not, hears of calls to itself.
     if let (Inbound::Only(ports), Some(given)) = (&policy.inbound, values.raw.first(Key::Inbound)) {
         for own in [port, inbound_port] {
             if ports.contains(own) {
-                let remedy = "name the application's ports, not the proxy's";
-                values.nonsense(given, &own.to_string(), "is where captured traffic goes", remedy);
+                let problem = "is where captured traffic goes";
+                if layout == Some(Layout::Istio) && matches!(given.origin, Annotation { .. } | Config { .. })
+                {
+                    values.warnings.push(format!("{}: {own} {problem}", given.origin));
+                } else {
+                    let remedy = "name the application's ports, not the proxy's";
+                    values.nonsense(given, &own.to_string(), problem, remedy);
+                }
             }
             if port == inbound_port {
                 break;

@@ -42,7 +42,7 @@ const QUICK: Duration = Duration::from_secs(1);
 const TOLD: usize = 16 << 10;
 
 /// The processor time of this thread: what others do meanwhile does not count.
-fn spent() -> Duration {
+pub(super) fn spent() -> Duration {
     let told = std::fs::read_to_string("/proc/thread-self/schedstat").expect("a kernel that counts");
     Duration::from_nanos(told.split(' ').next().unwrap().parse().unwrap())
 }

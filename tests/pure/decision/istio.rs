@@ -64,6 +64,7 @@ fn annotations_mean_what_upstreams_plugin_makes_of_them() {
         (&[("includeInboundPorts", "8080"), ("excludeInboundPorts", "9090")], "-i * -b 8080 -o 15020"),
         (&[("includeInboundPorts", "0")], "-i * -b '' -o 15020"),
         (&[("includeInboundPorts", "0080,\n443")], "-i * -b 80,443 -o 15020"),
+        (&[("includeInboundPorts", "15006,80,15001")], "-i * -b 15006,80,15001 -o 15020"),
         // The three are always appended, in order, each once.
         (&[("excludeInboundPorts", "")], "-i * -b * -d 15020,15021,15090 -o 15020"),
         (&[("excludeInboundPorts", "9090")], "-i * -b * -d 9090,15020,15021,15090 -o 15020"),
@@ -204,6 +205,11 @@ fn every_fault_is_told_at_once() {
 fn what_has_no_effect_is_said() {
     for (name, text, says) in [
         ("traffic.sidecar.istio.io/includeInboundPorts", "0,80", "port 0 is in no packet"),
+        (
+            "traffic.sidecar.istio.io/includeInboundPorts",
+            "80,15006",
+            "includeInboundPorts: 15006 is where captured traffic goes",
+        ),
         ("traffic.sidecar.istio.io/excludeOutboundPort", "80", "is none of Istio's"),
         ("proxy.istio.io/config", "proxyMetadata: {INVALID_DROP: maybe}", "\"maybe\" is not true or false"),
         (

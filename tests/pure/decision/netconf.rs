@@ -7,6 +7,7 @@ use mesh_init::cni::pod::{Annotations, CAPABILITY};
 use mesh_init::policy::settings::Variant;
 use serde_json::{Value, json};
 
+use super::hostile::spent;
 use super::{captured, conf, conf_text, delivering, pod, refused};
 
 #[test]
@@ -77,6 +78,34 @@ fn delivered_is_what_the_key_is_there_for() {
     assert!(
         refused(&json!({ "runtimeConfig": "x" })).to_string().contains("runtimeConfig: is not an object")
     );
+}
+
+/// Go's plugins write `null` for what they leave out.
+#[test]
+fn null_is_as_good_as_none() {
+    let plain = conf(&json!({}));
+    for key in mesh_init::cni::netconf::OURS.into_iter().chain(["runtimeConfig", "prevResult"]) {
+        let conf = conf(&json!({ key: null }));
+        assert_eq!(conf.annotations, Annotations::Absent, "{key}");
+        assert_eq!(format!("{conf:?}"), format!("{plain:?}"), "{key}");
+    }
+}
+
+/// A configuration as large as is read, of keys that are one letter from being known.
+#[test]
+fn a_million_unknown_keys_are_refused_in_time() {
+    let mut text = String::from("{");
+    for number in 0..1_000_000 {
+        text += &format!("\"logFilx{number}\":1,");
+    }
+    text += "\"selecton\":1}";
+    let began = spent();
+    let faults = NetConf::parse(text.as_bytes()).err().expect("unknown keys");
+    let took = spent() - began;
+    assert!(took < std::time::Duration::from_secs(12), "{} bytes took {took:?}", text.len());
+    let told = faults.to_string();
+    assert!(told.starts_with("netconf logFilx0: is not a known key: did you mean logFile?\n"), "{told}");
+    assert!(told.ends_with("and 999951 more faults like these\n"), "{told}");
 }
 
 #[test]
