@@ -197,8 +197,9 @@ fn refusal(step: &Restore, outcome: &Outcome, machine: &Machine) -> Error {
     if says(&["xtables lock", "Another app is currently holding"]) {
         let error = Error::new(Class::TryAgain, problem);
         return error.remedy(format!(
-            "another program held the lock of iptables for {} s; try again or wait longer with --wait",
-            machine.wait_seconds()
+            "another program held the lock of iptables for {} s; try again{}",
+            machine.wait_seconds(),
+            if machine.is_limited() { "" } else { " or wait longer with --wait" }
         ));
     }
     if says(&["you must be root", "Permission denied"]) {

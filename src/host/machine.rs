@@ -119,6 +119,12 @@ impl Machine {
         Machine { end, ..self.clone() }
     }
 
+    /// Whether there is an end, so that no flag of the caller's makes a program wait longer.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.end.is_some()
+    }
+
     /// What is left of `most` before the end.
     #[must_use]
     pub fn left(&self, most: Duration) -> Duration {

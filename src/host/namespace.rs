@@ -74,12 +74,21 @@ fn drop_all_but(mut needed: Vec<Need>, native: bool, also: &[Need]) -> Result<()
     privilege::keep_only(&needed)
 }
 
-/// What a call of a container runtime needs: to enter a pod's namespace and to make rules there.
+/// What a call of a container runtime needs: to enter a pod's namespace and to make rules there, by `variant`. As long as
+/// that is open it may be iptables, which opens raw sockets.
 ///
 /// # Errors
 /// What is missing.
-pub fn may_capture_pods() -> Result<()> {
-    privilege::require(&[Need::CAP_NET_ADMIN, Need::CAP_NET_RAW, Need::CAP_SYS_ADMIN], &[])
+pub fn may_capture_pods(variant: Option<Variant>) -> Result<()> {
+    let needed = [Need::CAP_NET_ADMIN, Need::CAP_SYS_ADMIN];
+    if variant == Some(Variant::Native) {
+        return privilege::require(&needed, &[]);
+    }
+    privilege::require(&needed, &[Need::CAP_NET_RAW])?;
+    privilege::require(&[Need::CAP_NET_RAW], &[]).map_err(|error| {
+        let remedy = error.remedy.clone().unwrap_or_default();
+        error.remedy(format!("{remedy}, or set backend to nftables, which does without"))
+    })
 }
 
 /// A pod's network namespace, open: it stays even if the pod ends meanwhile.
@@ -158,4 +167,15 @@ pub fn is_hosts_own() -> Option<bool> {
 /// Another one still does.
 pub fn lock(wait: Duration) -> Result<lock::Lock> {
     lock::take(wait)
+}
+
+/// As [`lock`], for as long as `--wait` says.
+///
+/// # Errors
+/// As [`lock`].
+pub fn lock_for(settings: &Settings) -> Result<lock::Lock> {
+    lock(settings.wait).map_err(|error| match error.class {
+        Class::TryAgain => error.remedy("try again, or wait longer with --wait"),
+        Class::Refused | Class::Usage | Class::Host | Class::Privilege | Class::NotCaptured => error,
+    })
 }

@@ -1,6 +1,7 @@
 //! What must be true of the machine before anything is changed.
 
 use super::observe::Look;
+use crate::backend::plan::Purpose;
 use crate::backend::{Observed, Plan, ownership};
 use crate::error::{Class, Error, Result};
 use crate::eval::sockets::Socket;
@@ -36,19 +37,25 @@ pub fn not_the_host(layout: Layout, settings: &Settings, hosts_own: Option<bool>
 /// # Errors
 /// `plan` changes rules of iptables, and `CAP_NET_RAW` is missing.
 pub fn iptables(plan: &Plan) -> Result<()> {
-    match plan.stages.iter().any(|stage| !stage.steps.is_empty()) {
-        true => raw_sockets(),
-        false => Ok(()),
+    let mut steps = plan.stages.iter().filter(|stage| !stage.steps.is_empty()).peekable();
+    if steps.peek().is_none() {
+        return Ok(());
     }
+    // What only takes rules of iptables away was asked for by another back end, or by clean.
+    let makes = steps.any(|stage| stage.purpose != Purpose::Remove);
+    raw_sockets().map_err(|error| match (makes, &error.remedy) {
+        (true, Some(remedy)) => {
+            let remedy = format!("{remedy}, or --backend nftables, which needs NET_ADMIN alone");
+            error.remedy(remedy)
+        }
+        (_, _) => error,
+    })
 }
 
 /// # Errors
 /// `CAP_NET_RAW` is missing.
 pub fn raw_sockets() -> Result<()> {
-    privilege::require(&[Need::CAP_NET_RAW], &[]).map_err(|error| {
-        let remedy = error.remedy.clone().unwrap_or_default();
-        error.remedy(format!("{remedy}, or --backend nftables, which needs NET_ADMIN alone"))
-    })
+    privilege::require(&[Need::CAP_NET_RAW], &[])
 }
 
 /// Rules that cannot be read cannot be judged: ours may be among them.

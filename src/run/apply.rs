@@ -40,7 +40,7 @@ pub(super) fn again(request: &Request, environment: &Environment) -> Result<Vec<
 }
 
 fn in_place(request: &Request, machine: Machine) -> Result<Applied> {
-    let lock = namespace::lock(request.settings.wait)?;
+    let lock = namespace::lock_for(&request.settings)?;
     commit(request, prepare(request, machine)?, lock)
 }
 

@@ -11,15 +11,22 @@ use crate::host::{self, Machine, namespace, observe, preflight};
 use crate::policy::settings::{Settings, Variant};
 use crate::report::Cleaned;
 use crate::rules::RuleSet;
+use crate::sys::lock::Lock;
 
 pub(super) fn run(settings: &Settings, named: RuleSet, environment: &Environment) -> Result<Cleaned> {
     namespace::enter(settings, false)?;
-    in_place(settings, named, super::machine(settings, environment))
+    let lock = namespace::lock_for(settings)?;
+    in_place(settings, named, super::machine(settings, environment), lock)
 }
 
-/// The same in the namespace where this thread is already.
-pub(super) fn in_place(settings: &Settings, named: RuleSet, machine: Machine) -> Result<Cleaned> {
-    let mut cleaned = rules(settings, named, machine)?;
+/// The same in the namespace where this thread is already, under the lock that was taken there.
+pub(super) fn in_place(
+    settings: &Settings,
+    named: RuleSet,
+    machine: Machine,
+    lock: Lock,
+) -> Result<Cleaned> {
+    let mut cleaned = rules(settings, named, machine, &lock)?;
     // Which of the two iptables is meant says that nothing else is.
     if settings.variant.is_none() {
         cleaned.changed.extend(ebpf::away()?);
@@ -28,8 +35,12 @@ pub(super) fn in_place(settings: &Settings, named: RuleSet, machine: Machine) ->
 }
 
 /// Only the rules.
-pub(super) fn rules(settings: &Settings, named: RuleSet, machine: Machine) -> Result<Cleaned> {
-    let _lock = namespace::lock(machine.left(settings.wait))?;
+pub(super) fn rules(
+    settings: &Settings,
+    named: RuleSet,
+    machine: Machine,
+    _lock: &Lock,
+) -> Result<Cleaned> {
     let look = observe::look(&machine)?;
     preflight::readable(&look, settings.variant)?;
     let mut observed = look.observed;

@@ -75,7 +75,7 @@ pub(super) fn hold(
 
 /// Brings back what was there. If the change was `whole` and its mark is gone, a later command has replaced it.
 fn restore(settings: &Settings, before: &Observed, machine: &Machine, whole: bool) -> Result<()> {
-    let _lock = namespace::lock(settings.wait)?;
+    let _lock = namespace::lock_for(settings)?;
     let mut now = observe::look(machine)?.observed;
     now.claim = before.claim.clone();
     if whole && !Variant::ALL.into_iter().any(|variant| is_marked(&now.of(variant))) {
@@ -112,7 +112,7 @@ pub(super) fn overtake() {
 /// `confirm`: the change that waits is good.
 pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<Confirmed> {
     namespace::enter(settings, false)?;
-    let _lock = namespace::lock(settings.wait)?;
+    let _lock = namespace::lock_for(settings)?;
     let held = holder::keep().is_some();
     let machine = super::machine(settings, environment);
     let look = observe::look(&machine)?;

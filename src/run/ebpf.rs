@@ -17,6 +17,7 @@ use crate::policy::{Families, Layout, Mode};
 use crate::report::{Applied, AtSockets, By};
 use crate::rules::RuleSet;
 use crate::sys::bpf::cgroup::{self, Cgroup};
+use crate::sys::lock::Lock;
 use crate::sys::netns;
 
 /// Everything that is known before the first change.
@@ -42,7 +43,7 @@ impl Ready {
 pub(super) fn apply(request: &Request, how: &Ebpf, environment: &Environment) -> Result<Applied> {
     let settings = &request.settings;
     namespace::enter(settings, request.policy.mode != Mode::None)?;
-    let lock = namespace::lock(settings.wait)?;
+    let lock = namespace::lock_for(settings)?;
     let machine = super::machine(settings, environment);
     let look = observe::look(&machine)?;
     preflight::no_ambient(&look.observed)?;
@@ -58,8 +59,7 @@ pub(super) fn apply(request: &Request, how: &Ebpf, environment: &Environment) ->
     };
     // The new one holds; what rules of ours would capture again goes.
     if Variant::ALL.into_iter().any(|variant| ownership::holds_ours(&look.observed.of(variant))) {
-        drop(lock);
-        changed.extend(rules_away(request, machine)?);
+        changed.extend(rules_away(request, machine, &lock)?);
     }
     Ok(Applied {
         policy: request.policy.clone(),
@@ -73,9 +73,9 @@ pub(super) fn apply(request: &Request, how: &Ebpf, environment: &Environment) ->
     })
 }
 
-fn rules_away(request: &Request, machine: Machine) -> Result<Vec<String>> {
+fn rules_away(request: &Request, machine: Machine, lock: &Lock) -> Result<Vec<String>> {
     let settings = crate::policy::Settings { ebpf: None, variant: None, ..request.settings.clone() };
-    clean::rules(&settings, RuleSet::default(), machine).map(|cleaned| cleaned.changed)
+    clean::rules(&settings, RuleSet::default(), machine, lock).map(|cleaned| cleaned.changed)
 }
 
 /// Makes the policy hold at the sockets of this namespace; what was changed.

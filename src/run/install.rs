@@ -14,8 +14,8 @@ use crate::sys::{fs, terminal};
 
 /// After so many rounds of which each had to change something, somebody else changes it back.
 const QUARREL: u32 = 3;
-/// The longest that rounds are drawn apart, as a multiple of their distance.
-const APART: u32 = 32;
+/// The longest that rounds are drawn apart: a pod that starts meanwhile may start uncaptured.
+const APART: Duration = Duration::from_secs(30);
 
 pub(super) fn install(given: &Texts) -> Answer {
     let output = request::output(given);
@@ -90,9 +90,29 @@ fn again<T: Report>(every: Duration, output: Output, once: impl Fn() -> Result<(
         if changes == QUARREL {
             tracing::warn!("somebody else undoes this every time: rounds are drawn apart");
         }
-        let factor = 2_u32.saturating_pow(changes.saturating_sub(QUARREL - 1)).min(APART);
-        if pause.ended(every * factor) {
+        if pause.ended(until_next(every, changes)) {
             return Ok(Answer::default());
         }
+    }
+}
+
+/// The time to the next round, behind so many `changes` of which each round had one: as told, and more and more if
+/// somebody changes it back.
+fn until_next(every: Duration, changes: u32) -> Duration {
+    let factor = 2_u32.saturating_pow(changes.saturating_sub(QUARREL - 1));
+    every.saturating_mul(factor).min(APART.max(every))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_are_drawn_apart_within_bounds() {
+        let seconds = |every, changes| until_next(Duration::from_secs(every), changes).as_secs();
+        let of_ten: Vec<u64> = [0, 1, 2, 3, 4, 5, 40, u32::MAX].map(|changes| seconds(10, changes)).into();
+        assert_eq!(of_ten, [10, 10, 10, 20, 30, 30, 30, 30]);
+        assert_eq!([0, 2, 3, 4, 5, 6, 7].map(|changes| seconds(1, changes)), [1, 1, 2, 4, 8, 16, 30]);
+        assert_eq!([0, 3, 9].map(|changes| seconds(300, changes)), [300; 3], "never more often than told");
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn run(
     environment: &Environment,
 ) -> Result<Verified> {
     namespace::enter_to_probe(settings, request.is_some_and(|request| request.policy.mode != Mode::None))?;
-    let lock = namespace::lock(settings.wait)?;
+    let lock = namespace::lock_for(settings)?;
     let machine = super::machine(settings, environment);
     let look = observe::look(&machine)?;
     preflight::readable(&look, settings.variant)?;

@@ -195,8 +195,19 @@ impl Folder {
 
     /// Where a file of it really is; where it would be if it is not there.
     fn place(&self, file: &str) -> PathBuf {
-        let path = self.path.join(file);
-        resolve(&self.root, &self.within(&path)).unwrap_or(path)
+        let name = self.name(file);
+        resolve(&self.root, &self.within(&name)).unwrap_or(name)
+    }
+
+    /// The name of a file of it: folders before it are where they really are, and it may itself be a link.
+    fn name(&self, file: &str) -> PathBuf {
+        match file.rsplit_once('/') {
+            None => self.path.join(file),
+            Some((below, name)) => {
+                let folder = self.path.join(below);
+                resolve(&self.root, &self.within(&folder)).unwrap_or(folder).join(name)
+            }
+        }
     }
 
     /// The text of a file, links followed, byte order mark and all; `None` if it is not there, or a link to nothing.
@@ -252,7 +263,7 @@ impl Folder {
             fs::rename(&temporary, &path).map_err(|error| changed(&error))?;
         } else {
             // Not where a link leads: the name goes.
-            let name = self.path.join(file);
+            let name = self.name(file);
             if !is_as(before) {
                 return Ok(Put::Overtaken);
             }
@@ -261,9 +272,9 @@ impl Folder {
                 false => fs::remove_file(&name),
             }
             .map_err(|error| changed(&error))?;
-            if is_below {
-                // It stays if others have files there.
-                fs::remove_dir(&place).ok();
+            if let Some((below, _)) = file.rsplit_once('/') {
+                // It stays if others have files there, or if it is a link, which others made.
+                fs::remove_dir(self.path.join(below)).ok();
             }
         }
         for folder in [&place, &staging] {
@@ -361,6 +372,15 @@ fn settle(folder: &Path) -> std::io::Result<()> {
     }
 }
 
+/// Opens a file to be read. A FIFO would block, a device never end.
+fn plain_file(path: &Path) -> std::io::Result<File> {
+    let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(std::io::Error::other("it is no plain file")),
+    }
+}
+
 fn read(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
     read_known(path, limit).map(|(bytes, _)| bytes)
 }
@@ -374,12 +394,8 @@ fn identity(metadata: &Metadata) -> Identity {
 
 /// Reads a file; also what it was before it was read.
 fn read_known(path: &Path, limit: u64) -> std::io::Result<(Vec<u8>, Identity)> {
-    // A FIFO would block.
-    let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    let file = plain_file(path)?;
     let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(std::io::Error::other("it is no plain file"));
-    }
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > limit {
@@ -394,7 +410,7 @@ fn read_known(path: &Path, limit: u64) -> std::io::Result<(Vec<u8>, Identity)> {
 /// It cannot be read.
 pub fn contains(root: &Path, path: &Path, needle: &[u8]) -> Result<bool> {
     let cannot = |error: std::io::Error| failed(&error, "reading", path);
-    let mut file = File::open(resolve(root, path).map_err(cannot)?).map_err(cannot)?;
+    let mut file = plain_file(&resolve(root, path).map_err(cannot)?).map_err(cannot)?;
     let mut window = Vec::new();
     loop {
         let read = Read::by_ref(&mut file).take(1 << 20).read_to_end(&mut window).map_err(cannot)?;

@@ -12,7 +12,8 @@ use nix::fcntl::{Flock, FlockArg};
 pub const BOUND: u64 = 8 << 20;
 
 /// Adds `lines` to the file at `path` in one write, so that lines of other processes do not mix with them (write(2),
-/// `O_APPEND`). The file and its folder are made if they are not there. A full file becomes `path.1`.
+/// `O_APPEND`). The file and its folder are made if they are not there. A full file becomes `path.1`, or is
+/// begun anew if it cannot.
 ///
 /// # Errors
 /// It cannot be written.
@@ -40,7 +41,8 @@ pub fn add(path: &Path, lines: &[u8]) -> Result<()> {
             if current {
                 let mut older = path.as_os_str().to_owned();
                 older.push(".1");
-                rename(path, &older)?;
+                // Where that cannot be, as a folder of that name is there, the latest lines are worth more than the first.
+                rename(path, &older).or_else(|_| file.set_len(0))?;
             }
             file = open()?;
             drop(held);
@@ -100,6 +102,18 @@ mod tests {
             assert_eq!(length("log"), (round - 1) % 4 * (BOUND / 4) + BOUND / 4, "{round}");
             assert_eq!(length("log.1"), if round > 4 { BOUND } else { 0 }, "{round}");
         }
+    }
+
+    #[test]
+    fn a_full_file_that_cannot_give_way_is_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        std::fs::create_dir(folder.path().join("log.1")).unwrap();
+        add(&path, &vec![b'x'; usize::try_from(BOUND).unwrap()]).unwrap();
+        for lines in ["one\n", "two\n"] {
+            add(&path, lines.as_bytes()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\n");
     }
 
     #[test]

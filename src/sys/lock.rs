@@ -71,7 +71,7 @@ pub fn take(wait: Duration) -> Result<Lock> {
                 Class::TryAgain,
                 format!("another run{who} holds the lock of this namespace"),
             )
-            .remedy("try again, or wait longer with --wait"));
+            .remedy("try again when it has ended"));
         }
         match holder {
             Some((queued, _)) => wait_for_end(&queued, left)?,

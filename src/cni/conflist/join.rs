@@ -164,9 +164,12 @@ fn of_list(folder: &Folder, choice: &Choice, list: &List, asked: &Asked) -> Resu
         }
     };
     let own = format!("{}/{DROP_IN}", list.name);
-    let there = folder.drop_ins.get(&own);
-    // What is in place of an unreadable file of ours does not matter: it is replaced.
-    let there = there.map(|text| text.as_deref().unwrap_or_default());
+    // No change of what cannot be read could be told from somebody else's.
+    let there = folder
+        .drop_ins
+        .get(&own)
+        .map(|text| text.as_deref().map_err(|why| host(&own, why, "take it away, for it is ours to make")));
+    let there = there.transpose()?;
     let inline = |entry: Option<&Entry>| match entry {
         Some(entry) => edit::with(text, entry).map(Some),
         None => edit::without(text),

@@ -32,7 +32,7 @@ impl Work {
         let pod = self.pod()?;
         let Some(request) = self.decide(conf)? else { return Ok(result + "\n") };
         let request = fit(&pod, request)?;
-        let applied = self.inside(&pod, |work| {
+        let applied = self.inside(&pod, request.settings.variant, |work| {
             let machine = work.machine();
             work.journal.step("lock");
             let lock = namespace::lock(machine.left(DAY))?;
@@ -61,7 +61,7 @@ impl Work {
         let pod = self.pod()?;
         let Some(request) = self.decide(conf)? else { return Ok(()) };
         let request = fit(&pod, request)?;
-        let wrong = self.inside(&pod, |work| {
+        let wrong = self.inside(&pod, request.settings.variant, |work| {
             work.journal.step("look");
             let ready = apply::prepare(&request, work.machine())?;
             Ok(difference::first(&ready.wanted, ready.choice.variant, &ready.observed))
@@ -144,14 +144,15 @@ impl Work {
         }
     }
 
-    /// Works in the pod's namespace, on a thread that ends there.
+    /// Works in the pod's namespace, on a thread that ends there; `variant` is what carries its rules, if that is known.
     pub(super) fn inside<T: Send>(
         &self,
         pod: &Pod,
+        variant: Option<Variant>,
         work: impl FnOnce(&Self) -> Result<T> + Send,
     ) -> std::result::Result<T, Failure> {
         self.journal.step("enter");
-        namespace::may_capture_pods()?;
+        namespace::may_capture_pods(variant)?;
         let thread = std::thread::scope(|scope| {
             let inside = || -> std::result::Result<T, Failure> {
                 // Only there it shows that it is the host's own, or no network at all.

@@ -6,7 +6,7 @@ use crate::cni::failure::{self, Failure};
 use crate::cni::netconf::{NetConf, Standard};
 use crate::error::Result;
 use crate::host::{namespace, native};
-use crate::policy::settings::Settings;
+use crate::policy::settings::{Settings, Variant};
 use crate::rules::RuleSet;
 use crate::run::clean;
 use crate::sys::netns;
@@ -14,8 +14,8 @@ use crate::sys::netns;
 /// What is taken out of a namespace that is still there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Extent {
-    /// Whatever ADD can have made.
-    Everything,
+    /// Whatever ADD can have made, by this or, if that is open, by what it chose.
+    Everything(Option<Variant>),
     /// Our tables of nftables, which nobody else can have made: it is not known what ADD decided.
     Tables,
 }
@@ -31,14 +31,18 @@ impl Work {
         }
         let Some(path) = self.call.netns.as_deref() else { return };
         let extent = match conf.as_ref().map(|conf| decide(&self.said(conf), conf)) {
-            Ok(Decision::Capture(_)) => Extent::Everything,
+            Ok(Decision::Capture(capture)) => Extent::Everything(capture.request.settings.variant),
             // ADD made nothing, and what is there is somebody else's.
             Ok(Decision::Skip(_)) => return self.journal.note("reason", "ADD left this pod alone"),
             Ok(Decision::Reject(_) | Decision::Unknown(_)) | Err(_) => Extent::Tables,
         };
         self.journal.step("open");
         let removed = namespace::of_pod(path).map_err(Failure::from).and_then(|pod| {
-            self.inside(&pod, |work| {
+            let variant = match extent {
+                Extent::Everything(variant) => variant,
+                Extent::Tables => Some(Variant::Native),
+            };
+            self.inside(&pod, variant, |work| {
                 if netns::has_more_than(&work.call.interface) {
                     work.journal.note("reason", "another interface is left");
                     return Ok(Vec::new());
@@ -54,16 +58,18 @@ impl Work {
     }
 
     fn remove(&self, extent: Extent) -> Result<Vec<String>> {
+        if extent == Extent::Tables && !native::are_there()? {
+            return Ok(Vec::new());
+        }
         let machine = self.machine();
+        let settings = Settings::default();
+        // As long as it may take: the machine's end limits it.
+        let lock = namespace::lock(machine.left(settings.wait))?;
         match extent {
-            Extent::Everything => {
-                // As long as it may take: the machine's end limits it.
-                let settings = Settings::default();
-                clean::in_place(&settings, RuleSet::default(), machine).map(|cleaned| cleaned.changed)
+            Extent::Everything(_) => {
+                clean::in_place(&settings, RuleSet::default(), machine, lock).map(|cleaned| cleaned.changed)
             }
-            Extent::Tables if !native::are_there()? => Ok(Vec::new()),
             Extent::Tables => {
-                let _lock = namespace::lock(machine.left(Settings::default().wait))?;
                 native::change(&RuleSet::default(), &machine)?;
                 Ok(vec!["our tables of nftables".to_owned()])
             }

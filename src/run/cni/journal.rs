@@ -38,6 +38,8 @@ struct State {
     steps: Vec<(&'static str, Duration)>,
     facts: Map<String, Value>,
     lines: Vec<u8>,
+    /// How many bytes of `lines` have gone to the file.
+    kept: usize,
     level: Level,
     file: Option<PathBuf>,
 }
@@ -65,6 +67,7 @@ impl Journal {
             steps: Vec::new(),
             facts,
             lines: Vec::new(),
+            kept: 0,
             level: Level::INFO,
             file: None,
         })))
@@ -131,10 +134,12 @@ impl Journal {
         Answer { stdout, stderr: String::from_utf8_lossy(&state.lines).into_owned(), code }
     }
 
-    /// Adds all lines to the file.
+    /// Adds all lines to the file that are not in it yet.
     pub(super) fn keep(&self) {
-        let state = self.state();
-        let (file, lines) = (state.file.clone(), state.lines.clone());
+        let mut state = self.state();
+        let file = state.file.clone();
+        let lines = state.lines.get(state.kept..).unwrap_or_default().to_vec();
+        state.kept = state.lines.len();
         drop(state);
         if let (Some(file), false) = (file, lines.is_empty()) {
             // There is nobody left to tell.

@@ -31,6 +31,8 @@ use crate::report::Answer;
 
 /// From the call to the answer, for every verb.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// When what has not ended counts as hung: what is left is for saying so.
+const HUNG: Duration = Duration::from_millis(4750);
 /// When work ends that can end: what is left is for taking it back.
 const WORK: Duration = Duration::from_millis(4200);
 /// How long an answer that is ready waits for the log to be written.
@@ -83,7 +85,7 @@ pub(super) fn main(environment: &Environment) -> Answer {
     }
     // One wake-up in the good case: on a busy machine each costs more than the work.
     let failure = loop {
-        let left = DEADLINE.saturating_sub(begin.elapsed());
+        let left = HUNG.saturating_sub(begin.elapsed());
         let told = wait.recv_timeout(LOGGING.min(left));
         let ready = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
         match (ready, told) {
@@ -108,7 +110,17 @@ pub(super) fn main(environment: &Environment) -> Answer {
         }
         false => Err(failure),
     };
-    journal.answer(&outcome)
+    let answer = journal.answer(&outcome);
+    // What hangs may be the file system of the log, too.
+    let (tell, wait) = channel();
+    let writer = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
+        journal.keep();
+        tell.send(()).ok();
+    });
+    if writer.is_ok() {
+        wait.recv_timeout(DEADLINE.saturating_sub(begin.elapsed())).ok();
+    }
+    answer
 }
 
 fn overdue(verb: Verb, at: &str) -> Failure {

@@ -10,6 +10,7 @@ use crate::cni::netconf::{NetConf, OnMissing, Selection};
 use crate::cni::pod::{Annotations, PodFacts};
 use crate::error::Error;
 use crate::host::{able, namespace};
+use crate::input::{Key, Sourced};
 use crate::policy::Families;
 use crate::policy::settings::Variant;
 use crate::rules::compile::compile_for;
@@ -23,8 +24,17 @@ impl Work {
             let failure = Failure::from(error);
             Failure { code: failure::NOT_AVAILABLE, ..failure }
         };
+        self.journal.step("decide");
+        let request = match decide(&anybody(), &for_anybody(conf)) {
+            Decision::Capture(capture) => capture.request,
+            Decision::Skip(_) => return Ok(()),
+            Decision::Reject(faults) | Decision::Unknown(faults) => {
+                let problem = "the configuration makes no policy";
+                return Err(Failure::faulty(failure::BAD_CONFIG, problem, &faults));
+            }
+        };
         self.journal.step("privileges");
-        namespace::may_capture_pods().map_err(unable)?;
+        namespace::may_capture_pods(request.settings.variant).map_err(unable)?;
         self.journal.step("agent");
         let needed = conf.on_missing_annotations == OnMissing::Fail && conf.selection != Selection::All;
         if let Some(socket) = conf.agent_socket.as_ref().filter(|_| needed) {
@@ -34,15 +44,6 @@ impl Work {
                 Failure::new(failure::NOT_AVAILABLE, problem).details(remedy)
             })?;
         }
-        self.journal.step("decide");
-        let request = match decide(&anybody(), &NetConf { selection: Selection::All, ..conf.clone() }) {
-            Decision::Capture(capture) => capture.request,
-            Decision::Skip(_) => return Ok(()),
-            Decision::Reject(faults) | Decision::Unknown(faults) => {
-                let problem = "the configuration makes no policy";
-                return Err(Failure::faulty(failure::BAD_CONFIG, problem, &faults));
-            }
-        };
         self.journal.step("try");
         let machine = self.machine();
         let observed = Observed { ipv6: ipv6::is_there(), ..Observed::default() };
@@ -56,6 +57,17 @@ impl Work {
         }
         Ok(())
     }
+}
+
+/// The configuration with which a pod without annotations is captured: where it captures nothing by itself (mode NONE), a
+/// pod's annotations may ask for capture all the same.
+fn for_anybody(conf: &NetConf) -> NetConf {
+    let mut conf = NetConf { selection: Selection::All, ..conf.clone() };
+    let is_none = |mode: &Sourced| mode.text.eq_ignore_ascii_case("NONE");
+    if conf.defaults.first(Key::Mode).is_some_and(is_none) {
+        conf.defaults.remove(Key::Mode);
+    }
+    conf
 }
 
 /// A pod without annotations.

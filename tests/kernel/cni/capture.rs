@@ -58,7 +58,7 @@ fn of_everything(variant: Variant) {
 
 /// As the injector writes its annotations and containerd passes them on.
 fn of_an_istio_pod(variant: Variant) {
-    let annotations = r#"{"sidecar.istio.io/status":"{\"initContainers\":[\"istio-validation\"],\"containers\":[\"istio-proxy\"]}","traffic.sidecar.istio.io/excludeOutboundPorts":"81","traffic.sidecar.istio.io/includeInboundPorts":"80"}"#;
+    let annotations = r#"{"sidecar.istio.io/status":"{\"initContainers\":[\"istio-validation\"],\"containers\":[\"istio-proxy\"]}","traffic.sidecar.istio.io/excludeOutboundPorts":"81","traffic.sidecar.istio.io/includeInboundPorts":"80,15001,15006"}"#;
     let (here, there) = two_hosts();
     Service::tcp(&here, PROXY, "outbound", &[15001]);
     Service::tcp(&here, PROXY, "inbound", &[15006]);
@@ -74,6 +74,10 @@ fn of_an_istio_pod(variant: Variant) {
         dial(&here, APP, THERE.port(family, 81)).untouched_to("there");
         dial(&there, APP, HERE.port(family, 80)).captured_by("inbound");
         dial(&there, APP, HERE.port(family, 81)).untouched_to("here");
+        // The proxy's own ports, as Istio takes them: one connection, which does not come back.
+        for own in [15001, 15006] {
+            dial(&there, APP, HERE.port(family, own)).captured_by("inbound");
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
@@ -20,7 +21,7 @@ use crate::support::rules::{Family, Variant, assert_same, dump};
 use crate::support::sbin::Sbin;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let list: [(&str, fn()); 17] = [
+    let list: [(&str, fn()); 18] = [
         ("unprivileged", unprivileged),
         ("netns_vanishes", netns_vanishes),
         ("log_in_its_default_place", log_in_its_default_place),
@@ -30,6 +31,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ("lock_is_held", lock_is_held),
         ("tool_hangs", tool_hangs),
         ("tool_fails", tool_fails),
+        ("file_system_hangs", file_system_hangs),
         ("stdin_stays_open", stdin_stays_open),
         ("agent_says", agent_says),
         ("agent_is_not_asked", agent_is_not_asked),
@@ -213,7 +215,8 @@ fn lock_is_held() {
         UnixListener::bind_addr(&name).expect("nobody has it")
     });
     let answer = add(&pod).run();
-    answer.fails(104).says("deadline of 5 s").says("lock");
+    answer.fails(104).says("deadline of 5 s").says("lock").says("try again");
+    assert!(!answer.stdout.contains("--"), "a runtime gives no flags: {answer}");
     in_time(&answer);
     assert_same("after the deadline", &before, &dump(&pod));
     let answer = Call::about("DEL", &pod).conf(conf_after_add("1.1.0", ALL)).run();
@@ -259,6 +262,46 @@ fn tool_fails() {
         answer.fails(102).says("it is broken");
         assert_same("after the failure", &before, &dump(&pod));
     }
+}
+
+/// A file system whose daemon never answers: what looks at it waits until its end. (It goes with the value.)
+fn silent_file_system(at: &str) -> fs::File {
+    fs::create_dir_all(at).expect("a folder");
+    let device = fs::File::options().read(true).write(true).open("/dev/fuse").expect("FUSE");
+    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+    mount(Some("silent"), at, Some("fuse"), MsFlags::empty(), Some(options.as_str())).expect("a mount");
+    device
+}
+
+/// What hangs is told to whoever reads the log later, unless it is the log.
+fn file_system_hangs() {
+    let silent = silent_file_system("/run/silent");
+    for (log, kept) in [("/run/log/cni.log", true), ("/run/silent/cni.log", false)] {
+        let answers = ["ADD", "DEL"].map(|verb| {
+            let text = without_log_file(&format!(r#"{ALL},"logFile":"{log}""#));
+            thread::spawn(move || Call::at(verb, Path::new("/run/silent/netns")).conf(text).run())
+        });
+        let [add, del] = answers.map(|thread| thread.join().expect("a call"));
+        add.fails(104).says("deadline of 5 s").says("hung at the step").says("open");
+        del.silent();
+        for answer in [&add, &del] {
+            in_time(answer);
+            assert!(answer.stderr.contains("hung at the step"), "{answer}");
+        }
+        if kept {
+            let mut told: Vec<(Value, Value)> =
+                lines(log).into_iter().map(|line| (line["verb"].clone(), line["error"].clone())).collect();
+            told.sort_by_key(|(verb, _)| verb.to_string());
+            let said = |verb: &str, error: &Value| {
+                let error = error.as_str().unwrap_or_default();
+                error.starts_with(&format!("{verb} was not done within its deadline"))
+            };
+            let verbs: Vec<&Value> = told.iter().map(|(verb, _)| verb).collect();
+            assert_eq!(verbs, ["ADD", "DEL"], "a line for each");
+            assert!(said("ADD", &told[0].1) && said("DEL", &told[1].1), "{told:?}");
+        }
+    }
+    drop(silent);
 }
 
 /// A runtime that never says that it has said everything.

@@ -1,10 +1,12 @@
 //! What cannot be done is refused by name, and nothing is changed.
 
 use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
+use nix::sys::stat::Mode;
 
 use super::node::{Node, run};
 use super::states::{CONF, vendor};
@@ -16,6 +18,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("install::none_yet", none_yet),
         Case::new("install::invalid_first_file", invalid_first_file),
         Case::new("install::impossible", impossible),
+        Case::new("install::unreadable_drop_in", unreadable_drop_in),
+        Case::new("install::runtime_binary_that_is_none", runtime_binary_that_is_none),
         Case::new("install::read_only", read_only),
         Case::new("install::full_disk", full_disk),
         Case::new("install::locked", locked),
@@ -139,6 +143,42 @@ fn impossible() {
         run.clone().says(flag);
     }
     assert_eq!(run.stderr.lines().count(), 6, "{run}");
+}
+
+/// Waiting mends none of these.
+fn unreadable_drop_in() {
+    let list = vendor("10-flannel.conflist");
+    let node = Node::new(&[("10-flannel.conflist", &list)]);
+    let own = node.net().join("cbr0/90-mesh-init.conf");
+    fs::create_dir(own.parent().unwrap()).unwrap();
+    let ways: [(&str, fn(&Path)); 3] = [
+        ("is not UTF-8", |own| fs::write(own, b"\xff").unwrap()),
+        ("it is no plain file", |own| nix::unistd::mkfifo(own, Mode::S_IRWXU).unwrap()),
+        ("leads nowhere", |own| std::os::unix::fs::symlink("nothing", own).unwrap()),
+    ];
+    for (why, make) in ways {
+        make(&own);
+        for drop_in in ["always", "never"] {
+            let run = node.run("install", &["--drop-in", drop_in]).code(69);
+            run.says("cbr0/90-mesh-init.conf").says(why).says("take it away");
+            assert_eq!(node.text("10-flannel.conflist"), list);
+        }
+        fs::remove_file(&own).unwrap();
+        node.run("install", &["--drop-in", "always"]).ok();
+        node.run("uninstall", &[]).ok();
+        fs::create_dir_all(own.parent().unwrap()).unwrap();
+    }
+}
+
+/// A program is a plain file, and nothing else is waited for.
+fn runtime_binary_that_is_none() {
+    let node = Node::new(&[("10-flannel.conflist", &vendor("10-flannel.conflist"))]);
+    let fifo = node.root.join("fifo");
+    nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+    for path in [fifo.to_str().unwrap(), "/dev/zero", "/run"] {
+        let run = refused(&node, "install", &["--runtime-binary", path], 1, "it is no plain file");
+        run.says(path);
+    }
 }
 
 /// Read-only as some systems have `/opt` and `/etc`; an unprivileged user.
