@@ -1,9 +1,10 @@
 //! What a runtime passes on of a pod: the network configuration, and annotations.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use mesh_init::cni::decide::{Capture, Decision, decide, needs_annotations};
-use mesh_init::cni::netconf::{NetConf, Standard};
+use mesh_init::cni::netconf::{NetConf, Selection, Standard};
 use mesh_init::cni::pod::{Annotations, PodFacts};
 use mesh_init::input::Origin;
 use mesh_init::policy::validate::{DNS_PORT, PROXY_PORT, TPROXY_MARK, TPROXY_TABLE, TUNNEL_PORT};
@@ -84,18 +85,24 @@ pub fn annotations(data: &[u8]) {
         uid: None,
         annotations: Annotations::Delivered(all.clone()),
     };
-    for selection in ["istio", "annotation", "all"] {
-        let text =
-            format!(r#"{{"cniVersion":"1.0.0","name":"n","type":"mesh-init","selection":"{selection}"}}"#);
-        let conf = NetConf::parse(text.as_bytes()).expect("a configuration");
-        if selection == "istio" {
+    for conf in &*SELECTING {
+        if conf.selection == Selection::Istio {
             let mut all = all.clone();
             all.entry(NAMES[0].to_owned()).or_insert_with(|| "{}".to_owned());
             pod.annotations = Annotations::Delivered(all);
         }
-        judge(&pod, &conf);
+        judge(&pod, conf);
     }
 }
+
+/// A configuration for each selection: what is under test is what pods say.
+static SELECTING: LazyLock<[NetConf; 3]> = LazyLock::new(|| {
+    ["istio", "annotation", "all"].map(|selection| {
+        let text =
+            format!(r#"{{"cniVersion":"1.0.0","name":"n","type":"mesh-init","selection":"{selection}"}}"#);
+        NetConf::parse(text.as_bytes()).expect("a configuration")
+    })
+});
 
 fn judge(pod: &PodFacts, conf: &NetConf) {
     let decision = decide(pod, conf);

@@ -377,7 +377,7 @@ fn plain_file(path: &Path) -> std::io::Result<File> {
     let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
     match file.metadata()?.is_file() {
         true => Ok(file),
-        false => Err(std::io::Error::other("it is no plain file")),
+        false => Err(std::io::Error::new(ErrorKind::InvalidInput, "it is no plain file")),
     }
 }
 
@@ -407,9 +407,12 @@ fn read_known(path: &Path, limit: u64) -> std::io::Result<(Vec<u8>, Identity)> {
 /// Whether a file has `needle` in it anywhere, which is shorter than a megabyte.
 ///
 /// # Errors
-/// It cannot be read.
+/// It cannot be read, or is no plain file.
 pub fn contains(root: &Path, path: &Path, needle: &[u8]) -> Result<bool> {
-    let cannot = |error: std::io::Error| failed(&error, "reading", path);
+    let cannot = |error: std::io::Error| match error.kind() == ErrorKind::InvalidInput {
+        true => Error::new(Class::Usage, format!("{}: {error}", path.display())),
+        false => failed(&error, "reading", path),
+    };
     let mut file = plain_file(&resolve(root, path).map_err(cannot)?).map_err(cannot)?;
     let mut window = Vec::new();
     loop {

@@ -497,8 +497,8 @@ fn all_is_well() {
     }
     // The processor's time: how long the test waits for it is the machine's business.
     let each = (worked() - begin) / CALLS;
-    eprintln!("a call works for {each} us");
-    assert!(each < 15_000, "a call works for {each} us");
+    let most = if cfg!(debug_assertions) { 15_000 } else { 8_000 };
+    assert!(each < most, "a call works for {each} us");
     assert_same("the runtime's own namespace", &before, &node());
 }
 

@@ -151,7 +151,8 @@ fn unreadable_drop_in() {
     let node = Node::new(&[("10-flannel.conflist", &list)]);
     let own = node.net().join("cbr0/90-mesh-init.conf");
     fs::create_dir(own.parent().unwrap()).unwrap();
-    let ways: [(&str, fn(&Path)); 3] = [
+    type Make = fn(&Path);
+    let ways: [(&str, Make); 3] = [
         ("is not UTF-8", |own| fs::write(own, b"\xff").unwrap()),
         ("it is no plain file", |own| nix::unistd::mkfifo(own, Mode::S_IRWXU).unwrap()),
         ("leads nowhere", |own| std::os::unix::fs::symlink("nothing", own).unwrap()),
@@ -176,7 +177,7 @@ fn runtime_binary_that_is_none() {
     let fifo = node.root.join("fifo");
     nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
     for path in [fifo.to_str().unwrap(), "/dev/zero", "/run"] {
-        let run = refused(&node, "install", &["--runtime-binary", path], 1, "it is no plain file");
+        let run = refused(&node, "install", &["--runtime-binary", path], 64, "it is no plain file");
         run.says(path);
     }
 }

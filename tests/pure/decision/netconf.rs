@@ -100,7 +100,7 @@ fn a_million_unknown_keys_are_refused_in_time() {
     }
     text += "\"selecton\":1}";
     let began = spent();
-    let faults = NetConf::parse(text.as_bytes()).err().expect("unknown keys");
+    let faults = NetConf::parse(text.as_bytes()).expect_err("unknown keys");
     let took = spent() - began;
     assert!(took < std::time::Duration::from_secs(12), "{} bytes took {took:?}", text.len());
     let told = faults.to_string();

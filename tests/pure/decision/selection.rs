@@ -110,8 +110,11 @@ fn what_knows_no_pods_is_captured_only_with_everything() {
     for ours in [json!({}), json!({ "selection": "annotation" })] {
         assert_eq!(skipped(&podman, &ours), Skip::NoPod);
         assert_eq!(skipped(&PodFacts::default(), &ours), Skip::NoPod);
-        let nameless = PodFacts { name: None, ..injected(&[]) };
+        // Also what asks for capture.
+        let asking = injected(&[("mesh-init.io/capture", "enabled")]);
+        let nameless = PodFacts { name: None, ..asking.clone() };
         assert_eq!(skipped(&nameless, &ours), Skip::NoPod);
+        assert_eq!(skipped(&PodFacts { namespace: None, ..asking }, &ours), Skip::NoPod);
         assert!(!needs_annotations(&podman, &conf(&ours)));
     }
     let all = conf(&json!({ "selection": "all", "policy": { "proxy": { "uids": [101], "gids": [] } } }));
