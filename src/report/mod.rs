@@ -21,7 +21,7 @@ pub use failure::Failure;
 pub use joined::{Installed, Uninstalled};
 pub use matrix::{Differences, Matrix};
 pub use outcome::{Applied, By, Cleaned, Confirmed};
-pub use planned::Planned;
+pub use planned::{Planned, Transaction};
 pub use sockets::AtSockets;
 pub use status::{Counter, Status};
 pub use traced::{Ended, Ends, Hit, TraceStep, Traced};

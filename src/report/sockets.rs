@@ -1,15 +1,12 @@
 //! What `status` says of capture at the sockets.
 
-use std::net::{IpAddr, Ipv6Addr};
-
-use mesh_init_abi::{
-    Address, Clause, Meaning, NetFlags, NetKey, OwnerFlags, OwnerKind, PolicyFlags, PortFlags, PortKey,
-};
+use mesh_init_abi::{Clause, NetFlags, OwnerFlags, OwnerKind, PolicyFlags, PortFlags};
 use serde_json::{Value, json};
 
 use super::plural;
 use crate::backend::ebpf::lower::Lowered;
 use crate::backend::ebpf::rule_id;
+use crate::backend::ebpf::text::{layout, network, ports};
 
 /// What is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +36,7 @@ impl AtSockets {
                 "captured at the sockets: outbound -> {}, inbound -> {}",
                 policy.outbound_port, policy.inbound_port
             ),
-            format!("layout {} on ebpf, {families}{state}", self.layout()),
+            format!("layout {} on ebpf, {families}{state}", layout(policy)),
         ];
         if has(PolicyFlags::DNS) {
             lines.push(format!("DNS -> {}", policy.dns_port));
@@ -88,7 +85,7 @@ impl AtSockets {
             "schema": schema,
             "captured": true,
             "whole": self.detached.is_empty(),
-            "layout": self.layout(),
+            "layout": layout(policy),
             "variant": "ebpf",
             "families": if policy.flags.has(PolicyFlags::IPV6) { vec!["IPv4", "IPv6"] } else { vec!["IPv4"] },
             "outboundPort": policy.outbound_port,
@@ -108,16 +105,6 @@ impl AtSockets {
         })
     }
 
-    fn layout(&self) -> &'static str {
-        match self.lowered.policy.meaning {
-            Meaning::CLASSIC => "classic",
-            Meaning::SCOPED => "scoped",
-            Meaning::ISTIO => "istio",
-            Meaning::ISTIO_IPTABLES => "istio-iptables",
-            _ => "none",
-        }
-    }
-
     fn ids(&self, kind: OwnerKind, flag: OwnerFlags) -> Vec<String> {
         let of = self.lowered.owners.iter().filter(|(key, flags)| key.kind == kind && flags.has(flag));
         of.map(|(key, _)| key.id.to_string()).collect()
@@ -135,25 +122,4 @@ impl AtSockets {
     fn ports(&self, flag: PortFlags) -> Vec<String> {
         self.lowered.ports.iter().filter(|(_, flags)| flags.has(flag)).map(|(key, _)| ports(key)).collect()
     }
-}
-
-/// Bits of a key's prefix that are not the network's or the range's.
-const SCOPE: u32 = 96;
-
-fn network(key: &NetKey) -> String {
-    let Address(words) = key.address;
-    let bits = words.iter().fold(0_u128, |bits, word| bits << 32 | u128::from(u32::from_be(*word)));
-    let length = key.prefix_len.saturating_sub(SCOPE);
-    let address = Ipv6Addr::from(bits);
-    match address.to_canonical() {
-        IpAddr::V4(v4) if key.address.is_v4() => format!("{v4}/{}", length.saturating_sub(96)),
-        IpAddr::V4(_) | IpAddr::V6(_) => format!("{address}/{length}"),
-    }
-}
-
-fn ports(key: &PortKey) -> String {
-    let first = u16::from_be(key.port);
-    let free = 16_u32.saturating_sub(key.prefix_len.saturating_sub(SCOPE));
-    let last = u32::from(first) + (1_u32.checked_shl(free).unwrap_or(1) - 1);
-    if free == 0 { first.to_string() } else { format!("{first}-{last}") }
 }

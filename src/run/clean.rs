@@ -20,12 +20,7 @@ pub(super) fn run(settings: &Settings, named: RuleSet, environment: &Environment
 }
 
 /// The same in the namespace where this thread is already, under the lock that was taken there.
-pub(super) fn in_place(
-    settings: &Settings,
-    named: RuleSet,
-    machine: Machine,
-    lock: Lock,
-) -> Result<Cleaned> {
+pub(super) fn in_place(settings: &Settings, named: RuleSet, machine: Machine, lock: Lock) -> Result<Cleaned> {
     let mut cleaned = rules(settings, named, machine, &lock)?;
     // Which of the two iptables is meant says that nothing else is.
     if settings.variant.is_none() {
@@ -35,12 +30,7 @@ pub(super) fn in_place(
 }
 
 /// Only the rules.
-pub(super) fn rules(
-    settings: &Settings,
-    named: RuleSet,
-    machine: Machine,
-    _lock: &Lock,
-) -> Result<Cleaned> {
+pub(super) fn rules(settings: &Settings, named: RuleSet, machine: Machine, _lock: &Lock) -> Result<Cleaned> {
     let look = observe::look(&machine)?;
     preflight::readable(&look, settings.variant)?;
     let mut observed = look.observed;

@@ -5,6 +5,7 @@ use mesh_init_abi::Address;
 use super::{Environment, clean};
 use crate::backend::choose;
 use crate::backend::ebpf::lower::{Lowered, Place, Unable, lower};
+use crate::backend::ebpf::text::text;
 use crate::backend::ebpf::trie;
 use crate::backend::ownership;
 use crate::error::{Class, Error, Result};
@@ -13,8 +14,8 @@ use crate::host::ebpf::{self, Capture, Node};
 use crate::host::{Machine, namespace, observe, preflight};
 use crate::policy::settings::{Ebpf, Variant};
 use crate::policy::validate::Request;
-use crate::policy::{Families, Layout, Mode};
-use crate::report::{Applied, AtSockets, By};
+use crate::policy::{Families, Ipv6, Layout, Mode};
+use crate::report::{Applied, AtSockets, By, Planned};
 use crate::rules::RuleSet;
 use crate::sys::bpf::cgroup::{self, Cgroup};
 use crate::sys::lock::Lock;
@@ -133,6 +134,46 @@ fn prepare(request: &Request, how: &Ebpf, families: Families) -> Result<Ready> {
 fn unable(what: Vec<Unable>) -> Error {
     let what: Vec<String> = what.iter().map(ToString::to_string).collect();
     Error::new(Class::Usage, what.join("; "))
+}
+
+/// What the maps would hold, from the flags alone.
+pub(super) fn plan(request: &Request) -> Result<Planned> {
+    let families = match request.policy.ipv6 {
+        Ipv6::Off => Families::V4,
+        Ipv6::On | Ipv6::Auto => Families::Both,
+    };
+    let place = Place { netns: 0, generation: 0 };
+    let lowered = lower(&request.policy, request.layout, families, place).map_err(unable)?;
+    Ok(planned(request, Some(&lowered), false))
+}
+
+/// The same in this namespace; nothing if it holds already.
+pub(super) fn plan_live(request: &Request, how: &Ebpf, environment: &Environment) -> Result<Planned> {
+    namespace::enter(&request.settings, request.policy.mode != Mode::None)?;
+    let machine = super::machine(&request.settings, environment);
+    let look = observe::look(&machine)?;
+    let families = choose::families(request.policy.ipv6, &look.observed, Variant::Native, &machine.tools)?;
+    let ready = prepare(request, how, families)?;
+    let found = match Node::find()? {
+        Some(node) => node.read(ready.netns)?,
+        None => None,
+    };
+    let holds = match (found, request.policy.mode) {
+        (found, Mode::None) => found.is_none(),
+        (found, _) => found.is_some_and(|found| found.holds(&ready.capture())),
+    };
+    Ok(planned(request, (!holds).then_some(&ready.lowered), true))
+}
+
+fn planned(request: &Request, lowered: Option<&Lowered>, live: bool) -> Planned {
+    let transaction = |lowered| (None, "BPF maps".to_owned(), text(lowered));
+    Planned {
+        policy: request.policy.clone(),
+        layout: request.layout,
+        transactions: lowered.map(transaction).into_iter().collect(),
+        routing: Vec::new(),
+        live,
+    }
 }
 
 /// Takes away what holds at the sockets of this namespace; what was changed.

@@ -96,7 +96,12 @@ fn answer(
         }
         Verb::Plan { live } => {
             let request = given.request()?;
-            let planned = if live { plan::live(&request, environment)? } else { plan::pure(&request) };
+            let planned = match (&request.settings.ebpf, live) {
+                (Some(how), true) => ebpf::plan_live(&request, how, environment)?,
+                (Some(_), false) => ebpf::plan(&request)?,
+                (None, true) => plan::live(&request, environment)?,
+                (None, false) => plan::pure(&request),
+            };
             Ok(planned.answer(request.settings.output))
         }
         Verb::Status => {

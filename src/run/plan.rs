@@ -8,7 +8,7 @@ use crate::host::{self, namespace};
 use crate::policy::settings::Variant;
 use crate::policy::validate::Request;
 use crate::policy::{Families, Family, Ipv6, Mode};
-use crate::report::Planned;
+use crate::report::{Planned, Transaction};
 use crate::rules::compile::{compile_for, native};
 
 /// From the flags alone: needs no privileges, no programs and no machine.
@@ -36,14 +36,16 @@ pub(super) fn pure(request: &Request) -> Planned {
     Planned {
         policy: request.policy.clone(),
         layout: request.layout,
-        transactions: transactions.map(|(family, text)| (family, what(family).to_owned(), text)).collect(),
+        transactions: transactions
+            .map(|(family, text)| (Some(family), what(family).to_owned(), text))
+            .collect(),
         routing: wanted.routing.iter().map(|what| format!("add {what}")).collect(),
         live: false,
     }
 }
 
 /// Our tables of nftables as they are to be; nothing is left of those that are not wanted.
-fn switched(switch: &Switch, options: Options) -> Vec<(Family, String, String)> {
+fn switched(switch: &Switch, options: Options) -> Vec<Transaction> {
     let what = format!("table {} of {}", native::TABLE, Variant::Native);
     let wanted = script(&switch.to, options);
     let mut tables = Vec::new();
@@ -61,7 +63,7 @@ fn switched(switch: &Switch, options: Options) -> Vec<(Family, String, String)> 
             wanted.iter().filter(|(of, _)| *of == family).map(|(_, text)| text.as_str()).collect();
         let text = gone + &text;
         if !text.is_empty() {
-            tables.push((family, what.clone(), text));
+            tables.push((Some(family), what.clone(), text));
         }
     }
     tables
@@ -76,7 +78,7 @@ pub(super) fn live(request: &Request, environment: &Environment) -> Result<Plann
     for stage in &ready.plan.stages {
         steps.extend(stage.native.iter().flat_map(|switch| switched(switch, options)));
         steps.extend(stage.steps.iter().map(|step| {
-            (step.family, format!("table {} of {}", step.table, step.variant), step.text.clone())
+            (Some(step.family), format!("table {} of {}", step.table, step.variant), step.text.clone())
         }));
     }
     let routes = ready.plan.routes.iter().map(|present| format!("add {}", present.what));

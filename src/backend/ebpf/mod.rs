@@ -2,6 +2,7 @@
 
 pub mod lower;
 pub mod ports;
+pub mod text;
 pub mod trie;
 
 use mesh_init_abi::Clause;

@@ -129,7 +129,26 @@ fn values_that_are_no_values() {
         (&["--wait", "3601"], "--wait: \"3601\" is not such a number"),
         (&["--wait", "+1"], "--wait: \"+1\" is not such a number"),
         (&["--host=maybe"], "--host: \"maybe\" is not true or false"),
-        (&["--backend", "ebpf"], "--backend: \"ebpf\" is not one of its values"),
+        (&["--backend", "xdp"], "--backend: \"xdp\" is not one of its values"),
+        (&["--cgroup", "/x"], "--cgroup: \"/x\" has no effect without --backend ebpf"),
+        (
+            &["--backend", "ebpf", "-m", "TPROXY", "--layout", "istio"],
+            "--mode: \"TPROXY\" marks and routes packets",
+        ),
+        (
+            &["--backend", "ebpf", "--drop-invalid", "--layout", "istio"],
+            "--drop-invalid: \"true\" needs connection tracking",
+        ),
+        (&["--backend", "ebpf", "-c", "eth1"], "--exclude-interface: \"eth1\" names interfaces"),
+        (&["--backend", "ebpf", "-k", "tap0"], "--reroute-interface: \"tap0\" is about what passes through"),
+        (
+            &["--backend", "ebpf", "--confirm-within", "9s"],
+            "--confirm-within: \"9s\" has no meaning for --backend ebpf",
+        ),
+        (
+            &["--backend", "ebpf", "--iptables-variant", "nft"],
+            "--iptables-variant: \"nft\" has no meaning for --backend ebpf",
+        ),
         (&["--iptables-variant", "xtables"], "--iptables-variant: \"xtables\" is not one of its values"),
         (&["--output", "yaml"], "--output: \"yaml\" is not one of its values"),
     ] {

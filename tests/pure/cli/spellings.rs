@@ -55,6 +55,7 @@ impl Role {
     fn beside(self, key: Key) -> &'static [&'static str] {
         match (self, key) {
             (Role::Pod | Role::Istio, Key::RedirectDns) => &["--dns-server", "10.0.0.54"],
+            (_, Key::Cgroup) => &["--backend", "ebpf"],
             (_, _) => &[],
         }
     }

@@ -188,7 +188,11 @@ fn a_policy_that_no_pod_can_have_is_told_before_there_is_a_pod() {
             json!({ "policy": { "outbound": { "owners": { "uids": [1] } } } }),
             "cannot be expressed by the istio layout",
         ),
-        (json!({ "backend": "ebpf" }), "netconf backend: \"ebpf\" is not one of its values"),
+        (json!({ "backend": "xdp" }), "netconf backend: \"xdp\" is not one of its values"),
+        (
+            json!({ "backend": "ebpf", "policy": { "mode": "TPROXY" } }),
+            "netconf policy.mode: \"TPROXY\" marks and routes packets",
+        ),
         (
             json!({ "iptablesVariant": "nft", "backend": "nftables" }),
             "netconf iptablesVariant: \"nft\" has no meaning",
