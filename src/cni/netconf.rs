@@ -117,7 +117,9 @@ pub struct NetConf {
     pub log_file: Option<PathBuf>,
     /// `logLevel`.
     pub log_level: Level,
-    /// `policy`, `backend` and `iptablesVariant`: what a pod's annotations leave open.
+    /// The pod's control group, by the capability `cgroupPath`: a path from the root of the hierarchy.
+    pub cgroup_path: Option<String>,
+    /// `policy`, `backend`, `cgroup` and `iptablesVariant`: what a pod's annotations leave open.
     pub defaults: Raw,
 }
 
@@ -128,11 +130,12 @@ pub const EXCLUDED_NAMESPACES: [&str; 2] = ["kube-system", "mesh-init"];
 pub const LOG_FILE: &str = "/var/log/mesh-init/cni.log";
 
 /// Keys of ours.
-pub const OURS: [&str; 9] = [
+pub const OURS: [&str; 10] = [
     "selection",
     "excludeNamespaces",
     "onMissingAnnotations",
     "backend",
+    "cgroup",
     "iptablesVariant",
     "policy",
     "logFile",
@@ -203,6 +206,7 @@ impl NetConf {
             on_missing_annotations: reader
                 .word("onMissingAnnotations", &[("fail", OnMissing::Fail), ("skip", OnMissing::Skip)]),
             agent_socket: reader.path("agentSocket"),
+            cgroup_path: reader.cgroup_path(),
             log_file: match reader.text("logFile") {
                 Some(text) if text.is_empty() => None,
                 Some(_) => reader.path("logFile"),
@@ -379,12 +383,33 @@ impl Reader<'_, '_> {
             }
             None => Raw::default(),
         };
-        for (key, of) in [("backend", Key::Backend), ("iptablesVariant", Key::IptablesVariant)] {
+        for (key, of) in
+            [("backend", Key::Backend), ("cgroup", Key::Cgroup), ("iptablesVariant", Key::IptablesVariant)]
+        {
             if let Some(text) = self.text(key) {
                 raw.push(of, text, origin(key));
             }
         }
         raw
+    }
+
+    /// A capability like any other: whoever passes it on may know the pod's control group under another hierarchy, so
+    /// that a path which is not there is no fault.
+    fn cgroup_path(&mut self) -> Option<String> {
+        const KEY: &str = "cgroupPath";
+        let inner = Members::of(self.members.given("runtimeConfig")?).ok()?;
+        let value = inner.get(KEY).filter(|value| value.get() != "null")?;
+        match serde_json::from_str::<String>(value.get()) {
+            Ok(path) => Some(path).filter(|path| !path.is_empty()),
+            Err(_) => {
+                self.fault(
+                    &format!("runtimeConfig[{KEY:?}]"),
+                    "is not a string",
+                    "this comes from the runtime: give a path",
+                );
+                None
+            }
+        }
     }
 
     fn prev_result(&mut self) -> Option<PrevResult> {

@@ -3,6 +3,7 @@
 use super::{Machine, native};
 use crate::error::{Error, Result};
 use crate::rules::RuleSet;
+use crate::sys::bpf::{cgroup, feature};
 use crate::sys::netns;
 
 /// Makes `rules` by nftables in a network namespace of its own, which is gone afterwards: what the kernel lacks is
@@ -20,4 +21,14 @@ pub fn nftables(rules: &RuleSet, machine: &Machine) -> Result<()> {
         Ok(Err(_)) => Err(Error::refused("trying nftables failed in an unexpected way")),
         Err(error) => Err(Error::host(format!("no thread can be started: {error}"))),
     }
+}
+
+/// Whether the kernel has what capture at the sockets needs: each part is tried by a program of a few instructions.
+///
+/// # Errors
+/// What is missing, with the version of Linux that brought it.
+pub fn ebpf() -> Result<()> {
+    cgroup::root()?;
+    netns::cookie()?;
+    feature::probe()
 }

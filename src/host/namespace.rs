@@ -74,14 +74,18 @@ fn drop_all_but(mut needed: Vec<Need>, native: bool, also: &[Need]) -> Result<()
     privilege::keep_only(&needed)
 }
 
-/// What a call of a container runtime needs: to enter a pod's namespace and to make rules there, by `variant`. As long as
-/// that is open it may be iptables, which opens raw sockets.
+/// What a call of a container runtime needs: to enter a pod's namespace and to make rules there. As long as it is
+/// open by what it may be iptables, which opens raw sockets.
 ///
 /// # Errors
 /// What is missing.
-pub fn may_capture_pods(variant: Option<Variant>) -> Result<()> {
-    let needed = [Need::CAP_NET_ADMIN, Need::CAP_SYS_ADMIN];
-    if variant == Some(Variant::Native) {
+pub fn may_capture_pods(settings: &Settings) -> Result<()> {
+    let mut needed = vec![Need::CAP_NET_ADMIN, Need::CAP_SYS_ADMIN];
+    if settings.ebpf.is_some() {
+        needed.push(Need::CAP_BPF);
+        return privilege::require(&needed, &[]);
+    }
+    if settings.variant == Some(Variant::Native) {
         return privilege::require(&needed, &[]);
     }
     privilege::require(&needed, &[Need::CAP_NET_RAW])?;
@@ -126,14 +130,15 @@ impl Pod {
     ///
     /// # Errors
     /// It is the host's own after all, it is no *network* namespace, or a privilege is missing.
-    pub fn enter(&self) -> Result<()> {
+    pub fn enter(&self, settings: &Settings) -> Result<()> {
         exec::keep_descriptors();
         self.netns.enter()?;
         // Where process 1 is a container's, this tells.
         if is_hosts_own() == Some(true) {
             return Err(Error::new(Class::Usage, "this is the host's own network namespace"));
         }
-        let sockets: &[Need] = if ebpf::may_be_here() { &AT_SOCKETS } else { &[] };
+        let sockets = settings.ebpf.is_some() || ebpf::may_be_here();
+        let sockets: &[Need] = if sockets { &AT_SOCKETS } else { &[] };
         let of_others: &[Need] = if self.other_users { &[Need::CAP_DAC_OVERRIDE] } else { &[] };
         drop_all_but(vec![Need::CAP_NET_ADMIN], false, &[of_others, sockets].concat())
     }

@@ -72,7 +72,7 @@ pub(super) fn commit(request: &Request, ready: Ready, lock: Lock) -> Result<Appl
     }
     let mut changed = plan.changes();
     // The rules hold; what captures the same at the sockets goes.
-    changed.extend(ebpf::away()?);
+    changed.extend(ebpf::away(machine.left(settings.wait))?);
     Ok(Applied {
         policy: request.policy.clone(),
         layout: request.layout,

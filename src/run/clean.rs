@@ -21,10 +21,11 @@ pub(super) fn run(settings: &Settings, named: RuleSet, environment: &Environment
 
 /// The same in the namespace where this thread is already, under the lock that was taken there.
 pub(super) fn in_place(settings: &Settings, named: RuleSet, machine: Machine, lock: Lock) -> Result<Cleaned> {
+    let wait = machine.left(settings.wait);
     let mut cleaned = rules(settings, named, machine, &lock)?;
     // Which of the two iptables is meant says that nothing else is.
     if settings.variant.is_none() {
-        cleaned.changed.extend(ebpf::away()?);
+        cleaned.changed.extend(ebpf::away(wait)?);
     }
     Ok(cleaned)
 }

@@ -1,6 +1,9 @@
 //! Capture at the sockets: `apply`, `status`, `verify` and `clean` where there are no rules.
 
-use mesh_init_abi::Address;
+use std::path::Path;
+use std::time::Duration;
+
+use mesh_init_abi::{Address, OwnerKey, OwnerKind};
 
 use super::{Environment, clean};
 use crate::backend::choose;
@@ -20,6 +23,10 @@ use crate::rules::RuleSet;
 use crate::sys::bpf::cgroup::{self, Cgroup};
 use crate::sys::lock::Lock;
 use crate::sys::netns;
+use crate::sys::userns::{self, Ids};
+
+/// What is changed, in a phrase.
+const WHAT: &str = "BPF programs and maps";
 
 /// Everything that is known before the first change.
 struct Ready {
@@ -45,7 +52,23 @@ pub(super) fn apply(request: &Request, how: &Ebpf, environment: &Environment) ->
     let settings = &request.settings;
     namespace::enter(settings, request.policy.mode != Mode::None)?;
     let lock = namespace::lock_for(settings)?;
-    let machine = super::machine(settings, environment);
+    preflight::not_the_host(request.layout, settings, namespace::is_hosts_own())?;
+    let cgroup = cgroup_of(how)?;
+    in_place(request, cgroup, super::machine(settings, environment), &lock)
+}
+
+/// The control group that is asked for.
+fn cgroup_of(how: &Ebpf) -> Result<Cgroup> {
+    match &how.cgroup {
+        Some(path) => cgroup::open(path),
+        None => cgroup::root(),
+    }
+}
+
+/// The same in the namespace where this thread is already, under the lock that was taken there, for the processes of
+/// `cgroup`.
+pub(super) fn in_place(request: &Request, cgroup: Cgroup, machine: Machine, lock: &Lock) -> Result<Applied> {
+    let wait = machine.left(request.settings.wait);
     let look = observe::look(&machine)?;
     preflight::no_ambient(&look.observed)?;
     preflight::no_other_mesh(&look.observed)?;
@@ -53,14 +76,17 @@ pub(super) fn apply(request: &Request, how: &Ebpf, environment: &Environment) ->
         preflight::proxy_is_no_owner(&request.policy, &observe::sockets()?)?;
     }
     let families = choose::families(request.policy.ipv6, &look.observed, Variant::Native, &machine.tools)?;
-    let mut changed = at_sockets(request, how, families)?;
+    let mut changed = match request.policy.mode {
+        Mode::None => away(wait)?,
+        Mode::Redirect | Mode::Tproxy => make(prepare(request, cgroup, families)?, wait)?,
+    };
     let open = match changed.is_empty() {
         true => 0,
         false => sockets::older(&observe::sockets()?, &request.policy).total(),
     };
     // The new one holds; what rules of ours would capture again goes.
     if Variant::ALL.into_iter().any(|variant| ownership::holds_ours(&look.observed.of(variant))) {
-        changed.extend(rules_away(request, machine, &lock)?);
+        changed.extend(rules_away(request, machine, lock)?);
     }
     Ok(Applied {
         policy: request.policy.clone(),
@@ -79,14 +105,9 @@ fn rules_away(request: &Request, machine: Machine, lock: &Lock) -> Result<Vec<St
     clean::rules(&settings, RuleSet::default(), machine, lock).map(|cleaned| cleaned.changed)
 }
 
-/// Makes the policy hold at the sockets of this namespace; what was changed.
-fn at_sockets(request: &Request, how: &Ebpf, families: Families) -> Result<Vec<String>> {
-    if request.policy.mode == Mode::None {
-        return away();
-    }
-    preflight::not_the_host(request.layout, &request.settings, namespace::is_hosts_own())?;
-    let mut ready = prepare(request, how, families)?;
-    let node = Node::make()?;
+/// Makes it hold at the sockets of this namespace; what was changed.
+fn make(mut ready: Ready, wait: Duration) -> Result<Vec<String>> {
+    let node = Node::make(wait)?;
     node.collect()?;
     let before = node.read(ready.netns)?;
     if before.as_ref().is_some_and(|before| before.holds(&ready.capture())) {
@@ -100,27 +121,27 @@ fn at_sockets(request: &Request, how: &Ebpf, families: Families) -> Result<Vec<S
         None => vec!["the policy".to_owned()],
     };
     match wrong.as_slice() {
-        [] => Ok(vec!["BPF programs and maps".to_owned()]),
-        wrong => Err(Error::refused(format!(
-            "{} reads back differently from what was written",
-            wrong.join(" and ")
-        ))
-        .remedy("another program may be changing the same; run mesh-init verify")),
+        [] => Ok(vec![WHAT.to_owned()]),
+        wrong => {
+            let wrong = wrong.join(" and ");
+            Err(Error::refused(format!("{wrong} reads back differently from what was written"))
+                .remedy("another program may be changing the same; run mesh-init verify"))
+        }
     }
 }
 
-fn prepare(request: &Request, how: &Ebpf, families: Families) -> Result<Ready> {
+fn prepare(request: &Request, cgroup: Cgroup, families: Families) -> Result<Ready> {
     let netns = netns::cookie()?;
     let place = Place { netns, generation: 0 };
-    let lowered = lower(&request.policy, request.layout, families, place).map_err(unable)?;
+    let mut lowered = lower(&request.policy, request.layout, families, place).map_err(unable)?;
+    let own = netns::open(Path::new(netns::OWN))?;
+    if own.is_of_other_users() {
+        translate(&mut lowered, &userns::ids(&own.owner()?)?);
+    }
     let own = netns::own_addresses()?;
     let source = |v4: bool| {
         let mut of = own.iter().filter(|address| address.is_ipv4() == v4 && !netns::is_link_local(address));
         of.next().map_or(Address::NONE, |address| trie::address(*address))
-    };
-    let cgroup = match &how.cgroup {
-        Some(path) => cgroup::open(path)?,
-        None => cgroup::root()?,
     };
     Ok(Ready {
         netns,
@@ -129,6 +150,15 @@ fn prepare(request: &Request, how: &Ebpf, families: Families) -> Result<Ready> {
         addresses: own.iter().map(|address| trie::address(*address)).collect(),
         cgroup,
     })
+}
+
+/// Ids as programs see them, who know those of the initial user namespace alone. Whom nobody there can be is left out.
+fn translate(lowered: &mut Lowered, ids: &Ids) {
+    let owners = lowered.owners.iter().filter_map(|(key, flags)| {
+        let ranges = if key.kind == OwnerKind::USER { &ids.users } else { &ids.groups };
+        Some((OwnerKey { id: userns::outside(ranges, key.id)?, ..*key }, *flags))
+    });
+    lowered.owners = owners.collect();
 }
 
 fn unable(what: Vec<Unable>) -> Error {
@@ -153,8 +183,8 @@ pub(super) fn plan_live(request: &Request, how: &Ebpf, environment: &Environment
     let machine = super::machine(&request.settings, environment);
     let look = observe::look(&machine)?;
     let families = choose::families(request.policy.ipv6, &look.observed, Variant::Native, &machine.tools)?;
-    let ready = prepare(request, how, families)?;
-    let found = match Node::find()? {
+    let ready = prepare(request, cgroup_of(how)?, families)?;
+    let found = match Node::find(request.settings.wait)? {
         Some(node) => node.read(ready.netns)?,
         None => None,
     };
@@ -180,28 +210,57 @@ fn planned(request: &Request, lowered: Option<&Lowered>, live: bool) -> Planned 
 ///
 /// # Errors
 /// It cannot be removed.
-pub(super) fn away() -> Result<Vec<String>> {
+pub(super) fn away(wait: Duration) -> Result<Vec<String>> {
     if !ebpf::may_be_here() {
         return Ok(Vec::new());
     }
-    let Some(node) = Node::find()? else { return Ok(Vec::new()) };
+    let Some(node) = Node::find(wait)? else { return Ok(Vec::new()) };
     let netns = netns::cookie()?;
     if node.read(netns)?.is_none() {
         return Ok(Vec::new());
     }
     node.remove(netns)?;
-    Ok(vec!["BPF programs and maps".to_owned()])
+    Ok(vec![WHAT.to_owned()])
+}
+
+/// Remembers that this namespace is that of an attachment.
+///
+/// # Errors
+/// It cannot be written.
+pub(super) fn name(container: &str, interface: &str, wait: Duration) -> Result<()> {
+    match Node::find(wait)? {
+        Some(node) => node.name(netns::cookie()?, container, interface),
+        None => Ok(()),
+    }
+}
+
+/// What does not hold of `request` at the sockets of this namespace, as phrases.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn wrong(request: &Request, cgroup: Cgroup, machine: &Machine) -> Result<Vec<String>> {
+    let look = observe::look(machine)?;
+    let families = choose::families(request.policy.ipv6, &look.observed, Variant::Native, &machine.tools)?;
+    let ready = prepare(request, cgroup, families)?;
+    let found = match Node::find(machine.left(request.settings.wait))? {
+        Some(node) => node.read(ready.netns)?,
+        None => None,
+    };
+    Ok(match found {
+        Some(found) => found.differences(&ready.capture()),
+        None => vec!["nothing is captured at the sockets".to_owned()],
+    })
 }
 
 /// What holds at the sockets of this namespace, if anything does.
 ///
 /// # Errors
 /// It cannot be read.
-pub(super) fn status() -> Result<Option<AtSockets>> {
+pub(super) fn status(wait: Duration) -> Result<Option<AtSockets>> {
     if !ebpf::may_be_here() {
         return Ok(None);
     }
-    let Some(node) = Node::find()? else { return Ok(None) };
+    let Some(node) = Node::find(wait)? else { return Ok(None) };
     let Some(found) = node.read(netns::cookie()?)? else { return Ok(None) };
     Ok(Some(AtSockets {
         lowered: found.lowered,

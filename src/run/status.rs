@@ -22,7 +22,7 @@ pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<Stat
     preflight::readable(&look, settings.variant)?;
     let sockets = observe::sockets()?;
     let mut status = judge(&look.observed, settings.variant, &sockets);
-    if let (None, Some(found)) = (settings.variant, ebpf::status()?) {
+    if let (None, Some(found)) = (settings.variant, ebpf::status(settings.wait)?) {
         let notes = match &status {
             Status::Captured { variant, .. } => {
                 vec![format!("{variant} holds rules of ours, too: a move was interrupted, apply again")]

@@ -21,3 +21,4 @@ pub mod probe;
 pub mod routing;
 pub mod sockets;
 pub mod terminal;
+pub mod userns;

@@ -141,6 +141,20 @@ impl Netns {
         owner != identity("/proc/thread-self/ns/user")
     }
 
+    /// The user namespace that it belongs to.
+    ///
+    /// # Errors
+    /// It is above the caller's, which the kernel does not show.
+    pub fn owner(&self) -> Result<OwnedFd> {
+        // SAFETY: this request takes no argument and gives back a new descriptor, or -1.
+        let fd = unsafe { nix::libc::ioctl(self.file.as_raw_fd(), NS_GET_USERNS) };
+        let fd = Errno::result(fd).map_err(|errno| {
+            Error::refused(format!("the owner of {}: {}", self.path.display(), errno.desc()))
+        })?;
+        // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
     /// Moves the calling thread there, for good.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mesh_init_abi::{
     AddressKey, CounterKey, ListenerKey, Namespace, NetFlags, NetKey, OwnerFlags, OwnerKey, PairKey,
@@ -67,17 +68,17 @@ pub struct Node {
 }
 
 impl Node {
-    /// What is kept, if anything is.
+    /// What is kept, if anything is, once no other run works with it.
     ///
     /// # Errors
-    /// It cannot be read.
-    pub fn find() -> Result<Option<Node>> {
+    /// It cannot be read, or another run works with it longer than `wait`.
+    pub fn find(wait: Duration) -> Result<Option<Node>> {
         let Some(mounted) = pins::find() else { return Ok(None) };
         let folder = mounted.join(FOLDER);
         if !pins::is_there(&folder) {
             return Ok(None);
         }
-        let guard = pins::lock(&folder)?;
+        let guard = pins::lock(&folder, wait)?;
         let root = folder.join(VERSION);
         let Some(maps) = Maps::open(&root)? else { return Ok(None) };
         Ok(Some(Node { root, maps, _guard: guard }))
@@ -87,14 +88,19 @@ impl Node {
     ///
     /// # Errors
     /// The kernel lacks what it needs, or a privilege is missing.
-    pub fn make() -> Result<Node> {
+    pub fn make(wait: Duration) -> Result<Node> {
         let folder = pins::mounted()?.join(FOLDER);
         pins::make_folder(&folder)?;
-        let guard = pins::lock(&folder)?;
+        let guard = pins::lock(&folder, wait)?;
         let root = folder.join(VERSION);
-        for folder in
-            [root.clone(), root.join("maps"), root.join("programs"), root.join("cgroups"), root.join("netns")]
-        {
+        for folder in [
+            root.clone(),
+            root.join("maps"),
+            root.join("programs"),
+            root.join("cgroups"),
+            root.join("netns"),
+            root.join("attachments"),
+        ] {
             pins::make_folder(&folder)?;
         }
         load(&root)?;
@@ -169,7 +175,7 @@ impl Node {
         }
         if pods.is_empty() {
             // Programs before maps: what is half gone is not taken for whole.
-            for folder in ["programs", "netns", "cgroups", "maps"] {
+            for folder in ["programs", "attachments", "netns", "cgroups", "maps"] {
                 pins::remove(&self.root.join(folder))?;
             }
             pins::remove(&self.root)?;

@@ -109,6 +109,11 @@ impl Node {
         self.root.join("netns").join(id(netns))
     }
 
+    /// Whether anything is kept of the namespace of the cookie.
+    pub(super) fn is_there(&self, netns: u64) -> bool {
+        pins::is_there(&self.pod(netns))
+    }
+
     /// What holds in the namespace of the cookie; nothing if no policy does.
     ///
     /// # Errors

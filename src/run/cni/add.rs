@@ -11,13 +11,17 @@ use crate::cni::pod::{Annotations, PodFacts};
 use crate::cni::query;
 use crate::cni::version::Version;
 use crate::error::{Class, Error, Result};
+use crate::host::Machine;
 use crate::host::namespace::{self, Pod};
 use crate::input::Faults;
 use crate::policy::json;
-use crate::policy::settings::{Settings, Variant};
+use crate::policy::settings::{Ebpf, Settings, Variant};
 use crate::policy::validate::Request;
-use crate::run::apply;
+use crate::report::Applied;
+use crate::run::{apply, ebpf};
 use crate::sys::ask;
+use crate::sys::bpf::cgroup::{self, Cgroup};
+use crate::sys::lock::Lock;
 
 /// What the agent has to answer in.
 const AGENT: Duration = Duration::from_secs(1);
@@ -32,10 +36,13 @@ impl Work {
         let pod = self.pod()?;
         let Some(request) = self.decide(conf)? else { return Ok(result + "\n") };
         let request = fit(&pod, request)?;
-        let applied = self.inside(&pod, request.settings.variant, |work| {
+        let applied = self.inside(&pod, &request.settings, |work| {
             let machine = work.machine();
             work.journal.step("lock");
             let lock = namespace::lock(machine.left(DAY))?;
+            if let Some(how) = &request.settings.ebpf {
+                return work.at_sockets(&request, how, conf, machine, &lock);
+            }
             work.journal.step("look");
             let ready = apply::prepare(&request, machine)?;
             work.journal.step("apply");
@@ -61,14 +68,45 @@ impl Work {
         let pod = self.pod()?;
         let Some(request) = self.decide(conf)? else { return Ok(()) };
         let request = fit(&pod, request)?;
-        let wrong = self.inside(&pod, request.settings.variant, |work| {
+        let wrong = self.inside(&pod, &request.settings, |work| {
             work.journal.step("look");
+            if let Some(how) = &request.settings.ebpf {
+                let wrong = ebpf::wrong(&request, work.cgroup(how, conf)?, &work.machine())?;
+                return Ok(wrong.into_iter().next());
+            }
             let ready = apply::prepare(&request, work.machine())?;
             Ok(difference::first(&ready.wanted, ready.choice.variant, &ready.observed))
         })?;
         match wrong {
             None => Ok(()),
             Some(what) => Err(Failure::new(failure::DIFFERS, what).details("another ADD makes it right")),
+        }
+    }
+
+    /// Captures at the sockets.
+    fn at_sockets(
+        &self,
+        request: &Request,
+        how: &Ebpf,
+        conf: &NetConf,
+        machine: Machine,
+        lock: &Lock,
+    ) -> Result<Applied> {
+        self.journal.step("control group");
+        let cgroup = self.cgroup(how, conf)?;
+        let left = machine.left(DAY);
+        self.journal.step("apply");
+        let applied = ebpf::in_place(request, cgroup, machine, lock)?;
+        self.journal.step("name");
+        ebpf::name(&self.call.container, &self.call.interface, left)?;
+        Ok(applied)
+    }
+
+    /// The control group that is configured, else that of the pod, as far as pods have one in the hierarchy of version 2.
+    fn cgroup(&self, how: &Ebpf, conf: &NetConf) -> Result<Cgroup> {
+        match &how.cgroup {
+            Some(path) => cgroup::open(path),
+            None => cgroup::of_pod(conf.cgroup_path.as_deref(), self.call.arguments.uid.as_deref()),
         }
     }
 
@@ -148,15 +186,15 @@ impl Work {
     pub(super) fn inside<T: Send>(
         &self,
         pod: &Pod,
-        variant: Option<Variant>,
+        settings: &Settings,
         work: impl FnOnce(&Self) -> Result<T> + Send,
     ) -> std::result::Result<T, Failure> {
         self.journal.step("enter");
-        namespace::may_capture_pods(variant)?;
+        namespace::may_capture_pods(settings)?;
         let thread = std::thread::scope(|scope| {
             let inside = || -> std::result::Result<T, Failure> {
                 // Only there it shows that it is the host's own, or no network at all.
-                pod.enter().map_err(no_pod)?;
+                pod.enter(settings).map_err(no_pod)?;
                 Ok(work(self)?)
             };
             std::thread::Builder::new().spawn_scoped(scope, inside).map(|thread| thread.join())
@@ -184,6 +222,9 @@ fn no_pod(error: Error) -> Failure {
 /// The request as the pod's namespace can take it: where the owner is another user namespace, the kernel refuses the
 /// owner match of iptables (EINVAL; measured), so that what decides by itself decides for nftables.
 fn fit(pod: &Pod, mut request: Request) -> std::result::Result<Request, Failure> {
+    if request.settings.ebpf.is_some() {
+        return Ok(request);
+    }
     let Settings { variant, iptables, .. } = &mut request.settings;
     match (pod.other_users, *variant, *iptables) {
         (false, ..) | (true, Some(Variant::Native), _) => Ok(request),

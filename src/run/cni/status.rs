@@ -34,7 +34,7 @@ impl Work {
             }
         };
         self.journal.step("privileges");
-        namespace::may_capture_pods(request.settings.variant).map_err(unable)?;
+        namespace::may_capture_pods(&request.settings).map_err(unable)?;
         self.journal.step("agent");
         let needed = conf.on_missing_annotations == OnMissing::Fail && conf.selection != Selection::All;
         if let Some(socket) = conf.agent_socket.as_ref().filter(|_| needed) {
@@ -45,6 +45,9 @@ impl Work {
             })?;
         }
         self.journal.step("try");
+        if request.settings.ebpf.is_some() {
+            return able::ebpf().map_err(unable);
+        }
         let machine = self.machine();
         let observed = Observed { ipv6: ipv6::is_there(), ..Observed::default() };
         let tools = &machine.tools;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Class, Error, Result};
 use crate::sys::fs;
@@ -67,6 +67,51 @@ pub fn root() -> Result<Cgroup> {
         )
     })?;
     open(&mounted)
+}
+
+/// How deep kubelets put the control groups of pods, both with systemd and without.
+const DEPTH: usize = 5;
+
+/// The control group of a pod: where the runtime says, if it is there in this hierarchy; else that of a kubelet for the
+/// pod's `uid`; else the root.
+///
+/// # Errors
+/// No hierarchy of version 2 is mounted.
+pub fn of_pod(said: Option<&str>, uid: Option<&str>) -> Result<Cgroup> {
+    let mounted = mounts("cgroup2")?.into_iter().next();
+    if let Some(mounted) = mounted {
+        let inside =
+            |path: &str| Path::new(path).components().all(|part| !matches!(part, Component::ParentDir));
+        let said = said.filter(|said| inside(said)).map(|said| mounted.join(said.trim_start_matches('/')));
+        let found = said.and_then(|said| open(&said).ok());
+        let found = found.or_else(|| find(&mounted, uid?, DEPTH));
+        if let Some(found) = found {
+            return Ok(found);
+        }
+    }
+    root()
+}
+
+/// The folder that a kubelet has made for the pod: `pod<uid>`, or with systemd `…pod<uid>.slice` with `_` for `-`.
+fn find(folder: &Path, uid: &str, depth: usize) -> Option<Cgroup> {
+    let (plain, slice) = (format!("pod{uid}"), format!("pod{}.slice", uid.replace('-', "_")));
+    // What is not a folder, or has just gone.
+    let inner: Vec<PathBuf> = std::fs::read_dir(folder)
+        .ok()?
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect();
+    let named = |path: &&PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name == plain || name.ends_with(&slice)
+    };
+    if let Some(found) = inner.iter().find(named).and_then(|path| open(path).ok()) {
+        return Some(found);
+    }
+    let deeper = depth.checked_sub(1)?;
+    let kubelets = |path: &&PathBuf| path.to_string_lossy().contains("kube");
+    inner.iter().filter(kubelets).find_map(|path| find(path, uid, deeper))
 }
 
 /// The control group of the folder `path`.

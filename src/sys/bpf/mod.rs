@@ -2,6 +2,7 @@
 
 mod call;
 pub mod cgroup;
+pub mod feature;
 pub mod link;
 pub mod listener;
 pub mod map;

@@ -1,9 +1,11 @@
 //! Folders of the BPF file system, where maps, programs and links are kept when nobody has them open.
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -59,14 +61,32 @@ pub fn make_folder(path: &Path) -> Result<()> {
     }
 }
 
-/// Lets one run at a time work with what is kept in the folder; it is unlocked when the value goes.
+/// How often a lock is tried.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Lets one run at a time work with what is kept in the folder, waiting up to `wait`; it is unlocked when the value goes.
 ///
 /// # Errors
-/// The folder cannot be opened or locked.
-pub fn lock(folder: &Path) -> Result<Guard> {
-    let file = std::fs::File::open(folder).map_err(|error| failed("opening", folder, &error))?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| Error::refused(format!("locking {}: {}", folder.display(), errno.desc())))
+/// The folder cannot be opened, or another run still works with it.
+pub fn lock(folder: &Path, wait: Duration) -> Result<Guard> {
+    let end = Instant::now() + wait;
+    let mut file = File::open(folder).map_err(|error| failed("opening", folder, &error))?;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(guard) => return Ok(guard),
+            Err((back, Errno::EWOULDBLOCK)) if Instant::now() < end => {
+                file = back;
+                std::thread::sleep(PAUSE);
+            }
+            Err((_, Errno::EWOULDBLOCK)) => {
+                let problem = format!("another run works with {}", folder.display());
+                return Err(Error::new(Class::TryAgain, problem).remedy("try again"));
+            }
+            Err((_, errno)) => {
+                return Err(Error::refused(format!("locking {}: {}", folder.display(), errno.desc())));
+            }
+        }
+    }
 }
 
 /// Keeps `fd` under `path`.
@@ -137,7 +157,7 @@ pub fn pointed(path: &Path) -> Option<PathBuf> {
 }
 
 /// The lock of a folder.
-pub type Guard = Flock<std::fs::File>;
+pub type Guard = Flock<File>;
 
 /// Whether there is something under `path`.
 #[must_use]
