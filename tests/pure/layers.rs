@@ -55,6 +55,7 @@ const EFFECTS: &[(&str, &[&str])] = &[
     ("std::thread",                &["sys", "host", "run"]),
     ("std::time::Instant::now",    &["sys", "host", "run"]),
     ("std::time::SystemTime",      &["sys"]),
+    ("aya_obj",                    &["sys"]),
     ("caps",                       &["sys"]),
     ("libc",                       &["sys"]),
     ("nix",                        &["sys"]),
