@@ -2,6 +2,9 @@
 
 mod istio;
 mod native;
+mod sockets;
+
+pub(super) use sockets::of_sockets;
 
 use std::collections::BTreeSet;
 
