@@ -111,7 +111,8 @@ fn answer(context: *mut bpf_sockopt, original: Endpoint) -> i32 {
     let v4 = original.address.is_v4();
     // `struct sockaddr_in` and `struct sockaddr_in6` in words: family and port; address and padding, or flow, address, scope.
     let length = if v4 { 16 } else { 28 };
-    let [first, second, third, fourth] = if v4 { [AF_INET | port, d, 0, 0] } else { [AF_INET6 | port, 0, a, b] };
+    let [first, second, third, fourth] =
+        if v4 { [AF_INET | port, d, 0, 0] } else { [AF_INET6 | port, 0, a, b] };
     // One way to write what both have in common, with one offset each: the compiler makes one of two ways, with offsets that
     // it chooses. The length that is compared is the caller's, and is not above that of the buffer.
     if read!(context, optlen) < length {

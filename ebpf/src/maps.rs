@@ -16,8 +16,8 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::macros::btf_map;
 use mesh_init_abi::{
-    AddressKey, CounterKey, Endpoint, ListenerKey, Namespace, NetFlags, NetKey, OwnerFlags, OwnerKey, PairKey,
-    PortFlags, PortKey, Present, Sock,
+    AddressKey, CounterKey, Endpoint, ListenerKey, Namespace, NetFlags, NetKey, OwnerFlags, OwnerKey,
+    PairKey, PortFlags, PortKey, Present, Sock,
 };
 
 /// A map as BTF describes it to a loader (Documentation/bpf/btf.rst; libbpf's `__uint` and `__type`): the numbers are the

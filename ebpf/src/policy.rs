@@ -4,8 +4,8 @@ use core::ptr::NonNull;
 
 use aya_ebpf::helpers::bpf_get_current_uid_gid;
 use mesh_init_abi::{
-    Address, Clause, CounterKey, Meaning, Namespace, NetFlags, NetKey, OwnerFlags, OwnerKey, OwnerKind, Policy,
-    PolicyFlags, PortFlags, PortKey, Sock, SockFlags,
+    Address, Clause, CounterKey, Meaning, Namespace, NetFlags, NetKey, OwnerFlags, OwnerKey, OwnerKind,
+    Policy, PolicyFlags, PortFlags, PortKey, Sock, SockFlags,
 };
 
 use crate::maps;
