@@ -72,6 +72,10 @@ impl Found {
         }
     }
 
+    fn has(&self, key: Key) -> bool {
+        self.raw.iter().any(|(of, _)| *of == key)
+    }
+
     fn all<T: ToString>(&mut self, key: Key, items: &[T]) {
         for item in items {
             self.set(key, item.to_string());
@@ -133,11 +137,10 @@ impl Found {
     }
 
     fn finish(mut self, layout: Layout) -> Option<Request> {
-        let has = |found: &Found, key: Key| found.raw.iter().any(|(of, _)| *of == key);
-        if !(has(&self, Key::OutboundCidr) || has(&self, Key::OutboundPort)) {
+        if !(self.has(Key::OutboundCidr) || self.has(Key::OutboundPort)) {
             self.set(Key::OutboundCidr, String::new());
         }
-        if !has(&self, Key::ProxyUid) && has(&self, Key::ProxyGid) {
+        if !self.has(Key::ProxyUid) && self.has(Key::ProxyGid) {
             self.set(Key::ProxyUid, String::new());
         }
         match layout {
@@ -146,7 +149,7 @@ impl Found {
                 self.raw.retain(|(key, _)| *key != Key::Inbound)
             }
             Layout::Scoped => {
-                if !has(&self, Key::UidOwner) && !has(&self, Key::GidOwner) {
+                if !self.has(Key::UidOwner) && !self.has(Key::GidOwner) {
                     self.set(Key::UidOwner, String::new());
                 }
                 // The proxy port comes first where both stand; either may have no redirect of its own.
@@ -161,11 +164,16 @@ impl Found {
                         continue;
                     }
                     let key =
-                        if has(&self, Key::ProxyPort) { Key::InboundCapturePort } else { Key::ProxyPort };
+                        if self.has(Key::ProxyPort) { Key::InboundCapturePort } else { Key::ProxyPort };
                     self.set(key, port.to_string());
                 }
             }
         }
+        self.validated(layout)
+    }
+
+    /// What was found, and nothing else.
+    fn validated(mut self, layout: Layout) -> Option<Request> {
         self.set(Key::Layout, layout.to_string());
         let mut raw = Raw::default();
         for (key, text) in self.raw {

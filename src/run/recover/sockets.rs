@@ -66,7 +66,16 @@ pub(in crate::run) fn of_sockets(lowered: &Lowered) -> Option<Request> {
         let address = |network: &String| network.split('/').next().unwrap_or_default().to_owned();
         found.all(Key::DnsServer, &servers.iter().map(address).collect::<Vec<_>>());
     }
-    found.finish(layout)
+    // What is not there is meant to be empty: its absence would mean the default.
+    for (key, there) in [
+        (Key::OutboundCidr, [Key::OutboundCidr, Key::OutboundPort]),
+        (Key::ProxyUid, [Key::ProxyUid, Key::ProxyUid]),
+    ] {
+        if !there.iter().any(|key| found.has(*key)) {
+            found.set(key, String::new());
+        }
+    }
+    found.validated(layout)
 }
 
 /// The first is one that upstream treats apart.
