@@ -2,7 +2,7 @@
 # Everything that must hold: format, lints, licences, pure tests, kernel tests, Envoy, runtimes. Installs what it lacks.
 #
 #   ./scripts/check.sh              all of it, each part's time printed
-#   ./scripts/check.sh PART...      only these: format lint manifests deny pure kernel demo
+#   ./scripts/check.sh PART...      only these: format lint manifests deny ebpf pure kernel demo
 #                                   envoy containerd podman systemd image bench
 #
 # Needs root for everything that makes network namespaces (sudo is asked if you are not).
@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-parts=(format lint manifests deny pure kernel demo envoy containerd podman systemd image bench)
+parts=(format lint manifests deny ebpf pure kernel demo envoy containerd podman systemd image bench)
 cargo_deny_version=0.20.2
 kubernetes_validate_version=1.37.0
 passed=() failed=()
@@ -81,6 +81,16 @@ part_manifests() {
 part_deny() {
     need_cargo_deny
     "$deny_bin" --locked check bans licenses sources
+    # The programs' few crates have not every licence that is allowed.
+    "$deny_bin" --locked --manifest-path ebpf/Cargo.toml --config deny.toml check -A license-not-encountered \
+        bans licenses sources
+}
+
+# The BPF programs: their sources, the committed objects against them, and what the verifier does for those.
+part_ebpf() {
+    ./scripts/build-ebpf.sh --lint
+    ./scripts/build-ebpf.sh --check
+    ./scripts/bpf-budget.sh
 }
 
 part_pure() { cargo test --locked --workspace --lib --test pure; }
