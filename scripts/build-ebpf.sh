@@ -92,7 +92,7 @@ fetch() {
     export CARGO_HOME=${CARGO_HOME:-${HOME:-/root}/.cargo}
     built=$(target_dir)/ebpf
     (cd "$project/ebpf" && RUSTC_BOOTSTRAP=1 RUSTC="$sysroot/bin/rustc" "$sysroot/bin/cargo" fetch --quiet --locked \
-        --target bpfel-unknown-none -Z build-std=core) ||
+        --target bpfel-unknown-none --target "$host" -Z build-std=core) ||
         die 69 "cargo could not fetch what ebpf/Cargo.lock names, or the lock file is not that of ebpf/Cargo.toml"
 }
 
