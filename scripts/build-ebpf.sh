@@ -15,8 +15,8 @@ shopt -s inherit_errexit nullglob
 # shellcheck source=scripts/lib.sh disable=SC1091
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# The last one whose default features load the LLVM 22 of rustc itself while they link, so that the toolchain's pin is
-# LLVM's too: https://github.com/aya-rs/bpf-linker. Later ones want an LLVM of their own, which no Debian has yet.
+# The last one that loads the LLVM of rustc itself while it links, so that the toolchain's pin is LLVM's, too; later ones
+# are linked with an LLVM of their own (https://github.com/aya-rs/bpf-linker).
 linker_version=0.10.3
 objects=(cgroup netns)
 folder=$project/ebpf/objects
@@ -52,8 +52,8 @@ main() {
 # need_toolchain: sets `sysroot` and `host`.
 #
 # A stable release that is told to accept what is unstable (core from its source, `asm_experimental_arch`), and not a dated
-# nightly: it is the toolchain that the package itself accepts, so there is one compiler to install and to trust, and
-# mesh-init-abi has one meaning; and no nightly has the LLVM that the release was tested with.
+# nightly: it is a toolchain that builds the package, too, so there is one compiler to install and to trust, and
+# mesh-init-abi is compiled by one; and its LLVM is one that bpf-linker was made for.
 need_toolchain() {
     local channel
     channel=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$project/ebpf/rust-toolchain.toml")
