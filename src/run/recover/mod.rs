@@ -163,8 +163,7 @@ impl Found {
                     if known(&self, &port) {
                         continue;
                     }
-                    let key =
-                        if self.has(Key::ProxyPort) { Key::InboundCapturePort } else { Key::ProxyPort };
+                    let key = if self.has(Key::ProxyPort) { Key::InboundCapturePort } else { Key::ProxyPort };
                     self.set(key, port.to_string());
                 }
             }

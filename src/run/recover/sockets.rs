@@ -61,8 +61,10 @@ pub(in crate::run) fn of_sockets(lowered: &Lowered) -> Option<Request> {
     if has(PolicyFlags::DNS) {
         found.set(Key::DnsPort, policy.dns_port.to_string());
         let servers = networks(lowered, NetFlags::DNS_SERVER);
-        let key = if has(PolicyFlags::DNS_ALL) { Key::CaptureAllDns } else { Key::RedirectDns };
-        found.set(key, "true".into());
+        found.set(Key::RedirectDns, "true".into());
+        if has(PolicyFlags::DNS_ALL) {
+            found.set(Key::CaptureAllDns, "true".into());
+        }
         let address = |network: &String| network.split('/').next().unwrap_or_default().to_owned();
         found.all(Key::DnsServer, &servers.iter().map(address).collect::<Vec<_>>());
     }
@@ -97,7 +99,9 @@ fn networks(lowered: &Lowered, flag: NetFlags) -> Vec<String> {
 fn covers(outer: &NetKey, inner: &NetKey) -> bool {
     /// Bits before the network's: generation and cookie.
     const SCOPE: u32 = 96;
-    let bits = |key: &NetKey| key.address.0.iter().fold(0_u128, |bits, word| bits << 32 | u128::from(u32::from_be(*word)));
+    let bits = |key: &NetKey| {
+        key.address.0.iter().fold(0_u128, |bits, word| bits << 32 | u128::from(u32::from_be(*word)))
+    };
     let length = outer.prefix_len.saturating_sub(SCOPE);
     let differ = (bits(outer) ^ bits(inner)).checked_shr(128_u32.saturating_sub(length)).unwrap_or_default();
     outer.prefix_len <= inner.prefix_len && differ == 0
@@ -121,7 +125,8 @@ mod tests {
         let words = std::iter::once("mesh-init").chain(line.split_whitespace());
         let words: Vec<OsString> = words.map(|word| word.trim_matches('\'').into()).collect();
         let Parsed::Call { flags, .. } = cli::parse(words) else { panic!("{line}") };
-        validate::request(&flags, &Facts::default(), Faults::default()).unwrap_or_else(|faults| panic!("{line}: {faults}"))
+        validate::request(&flags, &Facts::default(), Faults::default())
+            .unwrap_or_else(|faults| panic!("{line}: {faults}"))
     }
 
     /// What is recovered says the same to the maps, and to a reader.
@@ -143,7 +148,8 @@ mod tests {
             let request = request(line);
             let families = if request.policy.ipv6 == Ipv6::Off { Families::V4 } else { Families::Both };
             let place = Place { netns: 7, generation: 3 };
-            let lowered = lower(&request.policy, request.layout, families, place).expect("what sockets can do");
+            let lowered =
+                lower(&request.policy, request.layout, families, place).expect("what sockets can do");
             let again = of_sockets(&lowered).unwrap_or_else(|| panic!("{line}"));
             assert_eq!(again.layout, request.layout, "{line}");
             let second = lower(&again.policy, again.layout, families, place).expect("what sockets can do");
