@@ -59,3 +59,16 @@ pub fn run(probe: &Probe, policy: &CapturePolicy, family: Family, held: bool) ->
         Answer::Untried(why) => Shown::Untried(why),
     }
 }
+
+/// Begins a connection from here as `probe` says, which whoever captures at the sockets sees.
+///
+/// # Errors
+/// A phrase that says why it cannot be begun.
+pub fn begin(probe: &Probe) -> Result<(), String> {
+    match probe {
+        Probe::Outbound { destination, uid, gid } => {
+            probe::begin(*destination, uid.map(|uid| uid.number()), gid.map(|gid| gid.number()))
+        }
+        Probe::Inbound { .. } => Err("it begins elsewhere".to_owned()),
+    }
+}

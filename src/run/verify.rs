@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Environment, apply, confirm, status};
+use super::{Environment, apply, confirm, ebpf, status};
 use crate::backend::choose;
 use crate::backend::claim::Claim;
 use crate::backend::observed::Present;
@@ -49,6 +49,16 @@ pub(super) fn run(
     namespace::enter_to_probe(settings, request.is_some_and(|request| request.policy.mode != Mode::None))?;
     let lock = namespace::lock_for(settings)?;
     let machine = super::machine(settings, environment);
+    // Rules that are asked for are looked for; else what is there decides.
+    let at_sockets = match request {
+        Some(request) => request.settings.ebpf.as_ref().map(|how| Some((request, how))),
+        None => Some(None),
+    };
+    if let Some(asked_for) = at_sockets
+        && let Some(verified) = ebpf::verify(asked, asked_for, settings, &machine, &lock)?
+    {
+        return Ok(verified);
+    }
     let look = observe::look(&machine)?;
     preflight::readable(&look, settings.variant)?;
     let mut observed = look.observed;

@@ -25,6 +25,11 @@ use crate::sys::lock::Lock;
 use crate::sys::netns;
 use crate::sys::userns::{self, Ids};
 
+mod recover;
+mod verify;
+
+pub(super) use verify::run as verify;
+
 /// What is changed, in a phrase.
 const WHAT: &str = "BPF programs and maps";
 
@@ -263,6 +268,7 @@ pub(super) fn status(wait: Duration) -> Result<Option<AtSockets>> {
     let Some(node) = Node::find(wait)? else { return Ok(None) };
     let Some(found) = node.read(netns::cookie()?)? else { return Ok(None) };
     Ok(Some(AtSockets {
+        policy: recover::request(&found.lowered).map(|request| request.policy),
         lowered: found.lowered,
         counters: found.counters,
         listeners: found.listeners,

@@ -2,9 +2,6 @@
 
 mod istio;
 mod native;
-mod sockets;
-
-pub(super) use sockets::of_sockets;
 
 use std::collections::BTreeSet;
 
@@ -72,10 +69,6 @@ impl Found {
         }
     }
 
-    fn has(&self, key: Key) -> bool {
-        self.raw.iter().any(|(of, _)| *of == key)
-    }
-
     fn all<T: ToString>(&mut self, key: Key, items: &[T]) {
         for item in items {
             self.set(key, item.to_string());
@@ -137,10 +130,11 @@ impl Found {
     }
 
     fn finish(mut self, layout: Layout) -> Option<Request> {
-        if !(self.has(Key::OutboundCidr) || self.has(Key::OutboundPort)) {
+        let has = |found: &Found, key: Key| found.raw.iter().any(|(of, _)| *of == key);
+        if !(has(&self, Key::OutboundCidr) || has(&self, Key::OutboundPort)) {
             self.set(Key::OutboundCidr, String::new());
         }
-        if !self.has(Key::ProxyUid) && self.has(Key::ProxyGid) {
+        if !has(&self, Key::ProxyUid) && has(&self, Key::ProxyGid) {
             self.set(Key::ProxyUid, String::new());
         }
         match layout {
@@ -149,7 +143,7 @@ impl Found {
                 self.raw.retain(|(key, _)| *key != Key::Inbound)
             }
             Layout::Scoped => {
-                if !self.has(Key::UidOwner) && !self.has(Key::GidOwner) {
+                if !has(&self, Key::UidOwner) && !has(&self, Key::GidOwner) {
                     self.set(Key::UidOwner, String::new());
                 }
                 // The proxy port comes first where both stand; either may have no redirect of its own.
@@ -163,16 +157,12 @@ impl Found {
                     if known(&self, &port) {
                         continue;
                     }
-                    let key = if self.has(Key::ProxyPort) { Key::InboundCapturePort } else { Key::ProxyPort };
+                    let key =
+                        if has(&self, Key::ProxyPort) { Key::InboundCapturePort } else { Key::ProxyPort };
                     self.set(key, port.to_string());
                 }
             }
         }
-        self.validated(layout)
-    }
-
-    /// What was found, and nothing else.
-    fn validated(mut self, layout: Layout) -> Option<Request> {
         self.set(Key::Layout, layout.to_string());
         let mut raw = Raw::default();
         for (key, text) in self.raw {

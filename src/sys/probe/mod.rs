@@ -126,6 +126,15 @@ pub fn inbound(probe: &Inbound, deadline: Duration) -> Answer {
     attempt().unwrap_or_else(Answer::Untried)
 }
 
+/// Begins a connection to `destination` as the user and group, and gives it up. A packet that goes out ends at the first
+/// router. It counts where sockets are looked at.
+///
+/// # Errors
+/// A phrase that says why it cannot be begun.
+pub fn begin(destination: SocketAddr, uid: Option<u32>, gid: Option<u32>) -> Result<(), String> {
+    owner::with(uid, gid, || token::begin(destination))
+}
+
 /// Whether what is redirected gets over lo: it is up, and has the family's loopback address.
 #[must_use]
 pub fn loopback_is_up(v6: bool) -> bool {

@@ -43,6 +43,20 @@ pub(super) fn token() -> Result<Token, String> {
     }
 }
 
+/// Begins a connection and gives it up.
+///
+/// # Errors
+/// A phrase that says why it cannot be begun.
+pub(super) fn begin(destination: SocketAddr) -> Result<(), String> {
+    let failed = |error: Errno| unsent(error, destination);
+    let fd = stream(destination).map_err(failed)?;
+    limit_hops(&fd, destination, Some(1)).map_err(failed)?;
+    match connect(fd.as_raw_fd(), &SockaddrStorage::from(destination)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
 /// Listens in the place of the proxy.
 #[derive(Debug)]
 pub(super) struct Listener {

@@ -1,16 +1,15 @@
-//! From what the maps of the BPF programs hold.
+//! From what the maps of the BPF programs hold back to the policy: the input that would make it, validated like any other.
 
 use mesh_init_abi::{Meaning, NetFlags, NetKey, OwnerFlags, OwnerKind, PolicyFlags, PortFlags};
 
-use super::Found;
 use crate::backend::ebpf::lower::Lowered;
 use crate::backend::ebpf::text::{network, ports};
-use crate::input::Key;
-use crate::policy::Layout;
-use crate::policy::validate::Request;
+use crate::input::{Faults, Key, Origin, Raw};
+use crate::policy::validate::{self, Request};
+use crate::policy::{Facts, Layout};
 
 /// The request that the maps say; `None` if they are of a version that this one does not know.
-pub(in crate::run) fn of_sockets(lowered: &Lowered) -> Option<Request> {
+pub(super) fn request(lowered: &Lowered) -> Option<Request> {
     let policy = &lowered.policy;
     let layout = match policy.meaning {
         Meaning::CLASSIC => Layout::Classic,
@@ -32,7 +31,7 @@ pub(in crate::run) fn of_sockets(lowered: &Lowered) -> Option<Request> {
     }
     found.all(Key::OutboundCidr, &networks(lowered, NetFlags::INCLUDED));
     if layout == Layout::Classic {
-        return found.finish(layout);
+        return found.validated(layout);
     }
     found.set(Key::InboundCapturePort, policy.inbound_port.to_string());
     found.all(Key::ExcludeOutboundCidr, &networks(lowered, NetFlags::EXCLUDED));
@@ -50,7 +49,7 @@ pub(in crate::run) fn of_sockets(lowered: &Lowered) -> Option<Request> {
         }
     }
     if layout == Layout::Scoped {
-        return found.finish(layout);
+        return found.validated(layout);
     }
     found.set(Key::InboundTunnelPort, policy.tunnel_port.to_string());
     let groups = ids(lowered, OwnerKind::GROUP, OwnerFlags::GROUP);
@@ -68,16 +67,39 @@ pub(in crate::run) fn of_sockets(lowered: &Lowered) -> Option<Request> {
         let address = |network: &String| network.split('/').next().unwrap_or_default().to_owned();
         found.all(Key::DnsServer, &servers.iter().map(address).collect::<Vec<_>>());
     }
-    // What is not there is meant to be empty: its absence would mean the default.
-    for (key, there) in [
-        (Key::OutboundCidr, [Key::OutboundCidr, Key::OutboundPort]),
-        (Key::ProxyUid, [Key::ProxyUid, Key::ProxyUid]),
-    ] {
-        if !there.iter().any(|key| found.has(*key)) {
-            found.set(key, String::new());
-        }
-    }
     found.validated(layout)
+}
+
+/// The texts of options, as a flag would give them.
+#[derive(Default)]
+struct Found {
+    raw: Raw,
+}
+
+impl Found {
+    fn set(&mut self, key: Key, text: String) {
+        self.raw.push(key, text, Origin::Default);
+    }
+
+    fn all<T: ToString>(&mut self, key: Key, items: &[T]) {
+        items.iter().for_each(|item| self.set(key, item.to_string()));
+    }
+
+    /// What is not there is meant to be empty: its absence would mean the default.
+    fn validated(mut self, layout: Layout) -> Option<Request> {
+        if !self.raw.has(Key::OutboundCidr) && !self.raw.has(Key::OutboundPort) {
+            self.set(Key::OutboundCidr, String::new());
+        }
+        if !self.raw.has(Key::ProxyUid) {
+            self.set(Key::ProxyUid, String::new());
+        }
+        let owners = self.raw.has(Key::UidOwner) || self.raw.has(Key::GidOwner);
+        if layout == Layout::Scoped && !owners {
+            self.set(Key::UidOwner, String::new());
+        }
+        self.set(Key::Layout, layout.to_string());
+        validate::request(&self.raw, &Facts::default(), Faults::default()).ok()
+    }
 }
 
 /// The first is one that upstream treats apart.
@@ -121,7 +143,7 @@ mod tests {
     use crate::input::Faults;
     use crate::policy::{Facts, Families, Ipv6, validate};
 
-    fn request(line: &str) -> Request {
+    fn given(line: &str) -> Request {
         let words = std::iter::once("mesh-init").chain(line.split_whitespace());
         let words: Vec<OsString> = words.map(|word| word.trim_matches('\'').into()).collect();
         let Parsed::Call { flags, .. } = cli::parse(words) else { panic!("{line}") };
@@ -145,12 +167,12 @@ mod tests {
             "--uid-owner 1338 --inbound 8001",
             "--uid-owner 1338,1340 --gid-owner 9 --inbound * -d 9000 -i 10.0.0.0/8 -q 80 -x 10.9.0.0/16 -o 25 -z 15006",
         ] {
-            let request = request(line);
+            let request = given(line);
             let families = if request.policy.ipv6 == Ipv6::Off { Families::V4 } else { Families::Both };
             let place = Place { netns: 7, generation: 3 };
             let lowered =
                 lower(&request.policy, request.layout, families, place).expect("what sockets can do");
-            let again = of_sockets(&lowered).unwrap_or_else(|| panic!("{line}"));
+            let again = super::request(&lowered).unwrap_or_else(|| panic!("{line}"));
             assert_eq!(again.layout, request.layout, "{line}");
             let second = lower(&again.policy, again.layout, families, place).expect("what sockets can do");
             assert_eq!(second, lowered, "{line}");

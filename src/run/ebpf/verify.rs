@@ -1,0 +1,196 @@
+//! `verify`: does capture at the sockets hold, and how is that known?
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Ready, cgroup_of, in_place, prepare, recover};
+use crate::backend::choose;
+use crate::backend::{Observed, ownership};
+use crate::error::Result;
+use crate::eval::probing::{self, Direction, Probe};
+use crate::eval::sockets::Socket;
+use crate::host::ebpf::{Found, Node, may_be_here};
+use crate::host::probe::{self, Shown};
+use crate::host::{self, Machine, observe, preflight};
+use crate::policy::settings::{Ebpf, Settings, Variant};
+use crate::policy::validate::Request;
+use crate::policy::{CapturePolicy, Families, Family, Ipv6};
+use crate::report::{Checked, How, Verified};
+use crate::run::verify::Asked;
+use crate::sys::lock::Lock;
+use crate::sys::netns;
+
+/// What is to be true.
+struct Expected {
+    policy: CapturePolicy,
+    families: Families,
+    /// What the maps are to say, if that was asked for and is not what they say themselves.
+    ready: Option<Ready>,
+}
+
+/// `asked_for` is what was asked for; without it, the policy is the one that the maps say. `None` if they say none.
+pub(in crate::run) fn run(
+    asked: Asked,
+    asked_for: Option<(&Request, &Ebpf)>,
+    settings: &Settings,
+    machine: &Machine,
+    lock: &Lock,
+) -> Result<Option<Verified>> {
+    if asked_for.is_none() && !may_be_here() {
+        return Ok(None);
+    }
+    let observed = observe::look(machine)?.observed;
+    let found = read(settings.wait)?;
+    let expected = match (asked_for, &found) {
+        (Some((request, how)), _) => {
+            let families = choose::families(request.policy.ipv6, &observed, Variant::Native, &machine.tools)?;
+            let ready = prepare(request, cgroup_of(how)?, families)?;
+            Expected { policy: request.policy.clone(), families, ready: Some(ready) }
+        }
+        (None, Some(found)) => match recover::request(&found.lowered) {
+            Some(request) => {
+                let both = observed.ipv6 && request.policy.ipv6 != Ipv6::Off;
+                let families = if both { Families::Both } else { Families::V4 };
+                Expected { policy: request.policy, families, ready: None }
+            }
+            None => return Ok(None),
+        },
+        (None, None) => return Ok(None),
+    };
+    let mut verified = judge(asked, &expected, found.as_ref(), settings.wait)?;
+    verified.notes.extend(beside(&observed));
+    if let (true, false, Some((request, how))) = (asked.repair, verified.wrong.is_empty(), asked_for) {
+        let changed = in_place(request, cgroup_of(how)?, machine.clone(), lock)?.changed;
+        let notes = std::mem::take(&mut verified.notes);
+        verified = judge(asked, &expected, read(settings.wait)?.as_ref(), settings.wait)?;
+        verified = Verified { repaired: changed, notes, ..verified };
+    }
+    Ok(Some(verified))
+}
+
+fn read(wait: Duration) -> Result<Option<Found>> {
+    match Node::find(wait)? {
+        Some(node) => node.read(netns::cookie()?),
+        None => Ok(None),
+    }
+}
+
+fn judge(asked: Asked, expected: &Expected, found: Option<&Found>, wait: Duration) -> Result<Verified> {
+    let sockets = observe::sockets()?;
+    let wrong = match (found, &expected.ready) {
+        (None, _) => vec!["nothing is captured at the sockets: that is".to_owned()],
+        (Some(found), Some(ready)) => found.differences(&ready.capture()),
+        (Some(found), None) => found.detached.iter().map(|name| format!("the program {name}")).collect(),
+    };
+    let mut checked = Vec::new();
+    for family in expected.families.list() {
+        for direction in [Direction::Outbound, Direction::Inbound] {
+            let (how, detail) = match wrong.first() {
+                Some(first) => (How::NotCaptured, format!("{first} not as it should be")),
+                None => tried(asked, &expected.policy, direction, *family, &sockets, wait)?,
+            };
+            checked.push(Checked { direction, family: *family, how, detail });
+        }
+    }
+    let mut notes = Vec::new();
+    let inbound = probing::inbound(&expected.policy, &BTreeSet::new(), probe::NEIGHBOUR);
+    if found.is_some_and(|found| found.listeners == 0) && !matches!(inbound, Ok(None)) {
+        notes.push(format!(
+            "no listener of the proxy's is known at port {}: what arrives is refused",
+            expected.policy.proxy.inbound_port
+        ));
+    }
+    for (port, uid) in probing::strangers(&expected.policy, &sockets) {
+        notes.push(format!(
+            "port {port} is held by uid {uid}, which the policy does not exempt: as a proxy it would get its own connections back, and it is given nothing that arrives"
+        ));
+    }
+    let policy = Some(expected.policy.clone());
+    Ok(Verified { policy, checked, wrong, strict: asked.strict, repaired: Vec::new(), notes })
+}
+
+/// What else captures here.
+fn beside(observed: &Observed) -> Vec<String> {
+    let mut notes = Vec::new();
+    notes.extend(preflight::no_ambient(observed).err().map(|error| error.problem));
+    notes.extend(preflight::no_other_mesh(observed).err().map(|error| error.problem));
+    for variant in Variant::ALL {
+        if ownership::holds_ours(&observed.of(variant)) {
+            notes.push(format!(
+                "{variant} holds rules of ours that capture the same: apply again takes them away"
+            ));
+        }
+    }
+    notes
+}
+
+/// Tries a connection, where one would tell.
+fn tried(
+    asked: Asked,
+    policy: &CapturePolicy,
+    direction: Direction,
+    family: Family,
+    sockets: &[Socket],
+    wait: Duration,
+) -> Result<(How, String)> {
+    let listening: BTreeSet<u16> =
+        sockets.iter().filter(|socket| socket.is_listening()).map(|socket| socket.local.port()).collect();
+    let probe = match direction {
+        Direction::Outbound => probing::outbound(policy, family, host::own_ids()),
+        Direction::Inbound => probing::inbound(policy, &listening, probe::NEIGHBOUR),
+    };
+    let by_maps = |why: &str| Ok((How::Rules, why.to_owned()));
+    match probe {
+        Ok(None) => Ok((How::NotWanted, String::new())),
+        Err(why) => by_maps(&why),
+        Ok(Some(_)) if asked.quick => by_maps("read back"),
+        // What listens for a probe is not the proxy, and gets nothing.
+        Ok(Some(Probe::Inbound { .. })) => {
+            by_maps("not tried: only the proxy's own listener is given what arrives")
+        }
+        Ok(Some(probe @ Probe::Outbound { destination, .. })) => outbound(
+            &probe,
+            destination,
+            policy,
+            family,
+            listening.contains(&policy.proxy.port.number()),
+            wait,
+        ),
+    }
+}
+
+/// A proxy that listens gets the connection, and the programs count it; else a listener of our own gets a token.
+fn outbound(
+    probe: &Probe,
+    destination: SocketAddr,
+    policy: &CapturePolicy,
+    family: Family,
+    held: bool,
+    wait: Duration,
+) -> Result<(How, String)> {
+    let what = format!("tried {destination}");
+    if held {
+        let before = captured(wait)?;
+        let begun = probe::begin(probe);
+        return Ok(match (begun, captured(wait)?.wrapping_sub(before)) {
+            (_, 1..) => (How::Probe, format!("{what}: the programs sent it to the proxy")),
+            (Err(why), 0) => (How::Rules, format!("not tried: {why}")),
+            (Ok(()), 0) => (How::NotCaptured, format!("{what}: no program has sent it to the proxy")),
+        });
+    }
+    Ok(match probe::run(probe, policy, family, held) {
+        Shown::Token | Shown::Conntrack => (How::Probe, what),
+        Shown::Untried(why) => (How::Rules, format!("not tried: {why}")),
+        Shown::Contradicts(seen) => (How::NotCaptured, format!("{what}: {seen}")),
+    })
+}
+
+/// How many connections were sent to the proxy's outbound port.
+fn captured(wait: Duration) -> Result<u64> {
+    use mesh_init_abi::Clause;
+    let clauses = [Clause::OutboundAll, Clause::OutboundCidr, Clause::OutboundPort];
+    let found = read(wait)?;
+    let counters = found.map(|found| found.counters).unwrap_or_default();
+    Ok(counters.iter().filter(|(clause, _)| clauses.contains(clause)).map(|(_, count)| count).sum())
+}
