@@ -53,8 +53,8 @@ part_lint() {
     cargo clippy --locked --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps --workspace --lib
     shellcheck -x scripts/*.sh scripts/e2e/*.sh .ci/run
-    for program in launcher connect; do
-        gcc -static -O2 -Wall -Wextra -Werror -o /dev/null "benches/$program.c"
+    for program in launcher connect flow; do
+        gcc -static -O2 -Wall -Wextra -Werror -pthread -o /dev/null "benches/$program.c"
     done
 }
 
