@@ -28,9 +28,10 @@ $SERVER6 $SERVICE" >"$work/hosts.client"
     poll 'the app on the server' answers client "http://$SERVER4:9080"
     envoys_ready client server
 
-    mesh client --iptables-variant "$variant" -p 15001 -u 1337
-    mesh server --iptables-variant "$variant" -p 15001 -u 1337
-    check 'rules are in this variant alone' "$(holders client)" "iptables-$variant ip6tables-$variant"
+    by "$variant"
+    mesh client "${by[@]}" -p 15001 -u 1337
+    mesh server "${by[@]}" -p 15001 -u 1337
+    check 'this alone captures' "$(holders client)" "$(alone "$variant")"
 
     for family in ipv4 ipv6; do
         context="$variant $family classic"
@@ -75,9 +76,10 @@ scoped() {
     poll 'the app on the server' answers client "http://$SERVER4:8002"
     envoys_ready client server
 
-    mesh client --iptables-variant "$variant" --uid-owner 1338 --inbound 8001
-    mesh server --iptables-variant "$variant" --uid-owner 1338 --inbound 8001
-    check 'rules are in this variant alone' "$(holders client)" "iptables-$variant ip6tables-$variant"
+    by "$variant"
+    mesh client "${by[@]}" --uid-owner 1338 --inbound 8001
+    mesh server "${by[@]}" --uid-owner 1338 --inbound 8001
+    check 'this alone captures' "$(holders client)" "$(alone "$variant")"
 
     for family in ipv4 ipv6; do
         context="$variant $family scoped"

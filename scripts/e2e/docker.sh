@@ -45,10 +45,11 @@ beside_docker() {
         context="$variant docker $order"
         printf '*nat\nCOMMIT\n' | enter client "iptables-$variant-restore"
         [[ $order != first ]] || load_docker "$variant" -A
-        mesh client --iptables-variant "$variant" -p 15001 -u 1337
+        by "$variant"
+        mesh client "${by[@]}" -p 15001 -u 1337
         [[ $order != inserted ]] || load_docker "$variant" -I
         [[ $order != appended ]] || load_docker "$variant" -A
-        check 'rules are in this variant alone' "$(holders client)" "iptables-$variant ip6tables-$variant"
+        check 'this alone captures' "$(holders client)" "$(alone "$variant")"
 
         check 'udp/53 to 127.0.0.11 is answered' "$(ask 1000 udp 127.0.0.11:53)" "$resolved"
         check 'udp/53 of uid 1337 is answered' "$(ask 1337 udp 127.0.0.11:53)" "$resolved"

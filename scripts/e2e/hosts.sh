@@ -98,10 +98,30 @@ mesh() {
     check "mesh-init ${*:2} on the $1" "$result" 'exit 0'
 }
 
+# by BACKEND: the options that choose what carries the capture: `legacy` or `nft` of iptables, or `ebpf`.
+by() {
+    by=(--iptables-variant "$1")
+    [[ $1 != ebpf ]] || by=(--backend ebpf --cgroup "$cgroup")
+}
+
+# What a host that is captured by BACKEND is to be captured by, as `holders` has it.
+alone() {
+    case $1 in
+        ebpf) say 'ebpf' ;;
+        *) say "iptables-$1 ip6tables-$1" ;;
+    esac
+}
+
 # Rules of one variant and family, without counters and comments; plain -save creates no table.
 saved() { enter "$1" "$3-$2-save" 2>/dev/null | sed -e '/^#/d' -e 's/ \[[0-9:]*\]$//'; }
 
-# Which of the four rule sets of a host hold rules of the mesh.
+# Whether something is captured at a host's sockets.
+at_sockets() { enter "$1" "$bin" status --output json 2>/dev/null | grep -F '"sockets": {' >/dev/null; }
+
+# What is kept in the BPF file system, of all hosts.
+pinned() { find "$PINS" -mindepth 1 -printf '%P\n' 2>/dev/null; }
+
+# Which of the four rule sets of a host hold rules of the mesh, and whether its sockets do.
 holders() {
     local variant program out=''
     for variant in legacy nft; do
@@ -111,6 +131,7 @@ holders() {
             fi
         done
     done
+    if at_sockets "$1"; then out+='ebpf'; fi
     say "${out% }"
 }
 

@@ -157,7 +157,7 @@ istio() {
 
     context=$base
     capture "$variant" "$way" "$mode" "${@:5}"
-    check 'rules are in this variant alone' "$(holders pod)" "iptables-$variant ip6tables-$variant"
+    check 'this alone captures' "$(holders pod)" "$(alone "$variant")"
     [[ $mode == REDIRECT ]] || beside+=('rule -4' 'route -4' 'rule -6' 'route -6')
     check 'what is there beside rules' "$(has_routing)" "$(printf '%s\n' "${beside[@]}")"
     for family in ipv4 ipv6; do

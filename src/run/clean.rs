@@ -22,7 +22,7 @@ pub(super) fn run(settings: &Settings, named: RuleSet, environment: &Environment
 /// The same in the namespace where this thread is already, under the lock that was taken there.
 pub(super) fn in_place(settings: &Settings, named: RuleSet, machine: Machine, lock: Lock) -> Result<Cleaned> {
     let wait = machine.left(settings.wait);
-    let mut cleaned = rules(settings, named, machine, &lock)?;
+    let mut cleaned = rules(settings, named, &RuleSet::default(), machine, &lock)?;
     // Which of the two iptables is meant says that nothing else is.
     if settings.variant.is_none() {
         cleaned.changed.extend(ebpf::away(wait)?);
@@ -30,8 +30,14 @@ pub(super) fn in_place(settings: &Settings, named: RuleSet, machine: Machine, lo
     Ok(cleaned)
 }
 
-/// Only the rules.
-pub(super) fn rules(settings: &Settings, named: RuleSet, machine: Machine, _lock: &Lock) -> Result<Cleaned> {
+/// Only the rules, and the routing that `stays` does not need: it has no rules.
+pub(super) fn rules(
+    settings: &Settings,
+    named: RuleSet,
+    stays: &RuleSet,
+    machine: Machine,
+    _lock: &Lock,
+) -> Result<Cleaned> {
     let look = observe::look(&machine)?;
     preflight::readable(&look, settings.variant)?;
     let mut observed = look.observed;
@@ -49,11 +55,10 @@ pub(super) fn rules(settings: &Settings, named: RuleSet, machine: Machine, _lock
         false => format!("{} (left: it is not ours)", ahead.text),
     };
     let mut notes: Vec<String> = Variant::ALL.into_iter().flat_map(ahead).map(told).collect();
-    let nothing = RuleSet::default();
     let choice = Choice { variant: Variant::Nft, reason: "" };
-    let plan = plan::plan(&nothing, choice.variant, &observed);
+    let plan = plan::plan(stays, choice.variant, &observed);
     host::apply::apply(&plan, &machine, &mut observed, |observed, purpose| {
-        apply::holds(&nothing, &choice, observed, purpose)
+        apply::holds(stays, &choice, observed, purpose)
     })?;
     confirm::overtake();
     let mut changed = plan.changes();

@@ -1,5 +1,6 @@
 //! Capture at the sockets: `apply`, `status`, `verify` and `clean` where there are no rules.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,16 +11,17 @@ use crate::backend::choose;
 use crate::backend::ebpf::lower::{Lowered, Place, Unable, lower};
 use crate::backend::ebpf::text::text;
 use crate::backend::ebpf::trie;
-use crate::backend::ownership;
+use crate::backend::{ownership, plan};
 use crate::error::{Class, Error, Result};
 use crate::eval::sockets;
 use crate::host::ebpf::{self, Capture, Node};
-use crate::host::{Machine, namespace, observe, preflight};
+use crate::host::{Machine, namespace, observe, preflight, routing};
 use crate::policy::settings::{Ebpf, Variant};
 use crate::policy::validate::Request;
 use crate::policy::{Families, Ipv6, Layout, Mode};
 use crate::report::{Applied, AtSockets, By, Planned};
-use crate::rules::RuleSet;
+use crate::rules::compile::compile;
+use crate::rules::{Routing, RuleSet};
 use crate::sys::bpf::cgroup::{self, Cgroup};
 use crate::sys::lock::Lock;
 use crate::sys::netns;
@@ -81,17 +83,30 @@ pub(super) fn in_place(request: &Request, cgroup: Cgroup, machine: Machine, lock
         preflight::proxy_is_no_owner(&request.policy, &observe::sockets()?)?;
     }
     let families = choose::families(request.policy.ipv6, &look.observed, Variant::Native, &machine.tools)?;
+    let stays = routing_of(request, families);
+    let plan = plan::plan(&stays, Variant::Native, &look.observed);
     let mut changed = match request.policy.mode {
         Mode::None => away(wait)?,
-        Mode::Redirect | Mode::Tproxy => make(prepare(request, cgroup, families)?, wait)?,
+        Mode::Redirect | Mode::Tproxy => {
+            let ready = prepare(request, cgroup, families)?;
+            routing::make(&plan.routes)?;
+            let made = make(ready, wait).inspect_err(|_| {
+                // What the error says is the cause.
+                routing::remove(&plan.routes).ok();
+            });
+            let mut changed = made?;
+            changed.extend(plan.routes.iter().map(|present| present.what.to_string()));
+            changed
+        }
     };
     let open = match changed.is_empty() {
         true => 0,
         false => sockets::older(&observe::sockets()?, &request.policy).total(),
     };
-    // The new one holds; what rules of ours would capture again goes.
-    if Variant::ALL.into_iter().any(|variant| ownership::holds_ours(&look.observed.of(variant))) {
-        changed.extend(rules_away(request, machine, lock)?);
+    // The new one holds; what rules of ours would capture again goes, and the routing that only they needed.
+    let rules = Variant::ALL.into_iter().any(|variant| ownership::holds_ours(&look.observed.of(variant)));
+    if rules || !plan.unroutes.is_empty() {
+        changed.extend(rules_away(request, &stays, machine, lock)?);
     }
     Ok(Applied {
         policy: request.policy.clone(),
@@ -105,9 +120,20 @@ pub(super) fn in_place(request: &Request, cgroup: Cgroup, machine: Machine, lock
     })
 }
 
-fn rules_away(request: &Request, machine: Machine, lock: &Lock) -> Result<Vec<String>> {
+fn rules_away(
+    request: &Request,
+    stays: &RuleSet,
+    machine: Machine,
+    lock: &Lock,
+) -> Result<Vec<String>> {
     let settings = crate::policy::Settings { ebpf: None, variant: None, ..request.settings.clone() };
-    clean::rules(&settings, RuleSet::default(), machine, lock).map(|cleaned| cleaned.changed)
+    clean::rules(&settings, RuleSet::default(), stays, machine, lock).map(|cleaned| cleaned.changed)
+}
+
+/// What is needed beside the programs: the same routing as beside rules, which there are none of.
+fn routing_of(request: &Request, families: Families) -> RuleSet {
+    let RuleSet { routing, .. } = compile(&request.policy, request.layout, families);
+    RuleSet { chains: Vec::new(), routing }
 }
 
 /// Makes it hold at the sockets of this namespace; what was changed.
@@ -143,18 +169,20 @@ fn prepare(request: &Request, cgroup: Cgroup, families: Families) -> Result<Read
     if own.is_of_other_users() {
         translate(&mut lowered, &userns::ids(&own.owner()?)?);
     }
-    let own = netns::own_addresses()?;
+    // The passthrough address is there by the time that programs ask, but not yet, and nothing is sent from it unasked.
+    let passthrough = IpAddr::V6(crate::sys::routing::ADDRESS);
+    let mut own = netns::own_addresses()?;
+    own.retain(|address| *address != passthrough);
     let source = |v4: bool| {
         let mut of = own.iter().filter(|address| address.is_ipv4() == v4 && !netns::is_link_local(address));
         of.next().map_or(Address::NONE, |address| trie::address(*address))
     };
-    Ok(Ready {
-        netns,
-        lowered,
-        sources: (source(true), source(false)),
-        addresses: own.iter().map(|address| trie::address(*address)).collect(),
-        cgroup,
-    })
+    let sources = (source(true), source(false));
+    if routing_of(request, families).routing.contains(&Routing::PassthroughAddress) {
+        own.push(passthrough);
+    }
+    let addresses = own.iter().map(|address| trie::address(*address)).collect();
+    Ok(Ready { netns, lowered, sources, addresses, cgroup })
 }
 
 /// Ids as programs see them, who know those of the initial user namespace alone. Whom nobody there can be is left out.
@@ -179,7 +207,10 @@ pub(super) fn plan(request: &Request) -> Result<Planned> {
     };
     let place = Place { netns: 0, generation: 0 };
     let lowered = lower(&request.policy, request.layout, families, place).map_err(unable)?;
-    Ok(planned(request, Some(&lowered), false))
+    let mut planned = planned(request, Some(&lowered), false);
+    let routing = routing_of(request, families).routing;
+    planned.routing = routing.iter().map(|what| format!("add {what}")).collect();
+    Ok(planned)
 }
 
 /// The same in this namespace; nothing if it holds already.
@@ -197,7 +228,12 @@ pub(super) fn plan_live(request: &Request, how: &Ebpf, environment: &Environment
         (found, Mode::None) => found.is_none(),
         (found, _) => found.is_some_and(|found| found.holds(&ready.capture())),
     };
-    Ok(planned(request, (!holds).then_some(&ready.lowered), true))
+    let mut planned = planned(request, (!holds).then_some(&ready.lowered), true);
+    let plan = plan::plan(&routing_of(request, families), Variant::Native, &look.observed);
+    let routes = plan.routes.iter().map(|present| format!("add {}", present.what));
+    let unroutes = plan.unroutes.iter().map(|present| format!("remove {}", present.what));
+    planned.routing = routes.chain(unroutes).collect();
+    Ok(planned)
 }
 
 fn planned(request: &Request, lowered: Option<&Lowered>, live: bool) -> Planned {
@@ -251,10 +287,13 @@ pub(super) fn wrong(request: &Request, cgroup: Cgroup, machine: &Machine) -> Res
         Some(node) => node.read(ready.netns)?,
         None => None,
     };
-    Ok(match found {
+    let mut wrong = match found {
         Some(found) => found.differences(&ready.capture()),
         None => vec!["nothing is captured at the sockets".to_owned()],
-    })
+    };
+    let beside = plan::differences(&routing_of(request, families), Variant::Native, &look.observed);
+    wrong.extend(beside.into_iter().map(|(_, what)| what));
+    Ok(wrong)
 }
 
 /// What holds at the sockets of this namespace, if anything does.
