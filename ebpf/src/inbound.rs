@@ -2,10 +2,11 @@
 
 use aya_ebpf::bindings::{bpf_sk_lookup, bpf_sock};
 use aya_ebpf::helpers::{bpf_sk_assign, bpf_sk_release};
-use mesh_init_abi::{Flow, LISTENERS, ListenerKey, NetFlags, OwnerFlags, Role, Verdict, Way, decide};
+use mesh_init_abi::{AddressKey, Flow, LISTENERS, ListenerKey, NetFlags, OwnerFlags, Role, Verdict, Way, decide};
 
 use crate::policy::Here;
-use crate::{maps, read};
+use crate::word::of_family;
+use crate::{maps, read, read_address};
 
 /// The usual way.
 const PASS: u32 = 1;
@@ -24,18 +25,20 @@ pub fn arrives(context: *mut bpf_sk_lookup, netns: u64) -> u32 {
     if read!(context, protocol) != TCP {
         return PASS;
     }
-    let stays = read!(context, ingress_ifindex) == LO;
-    if stays {
+    if read!(context, ingress_ifindex) == LO {
         return PASS;
     }
     let Some(here) = Here::of(netns) else { return PASS };
+    if is_from_here(context, netns) {
+        return PASS;
+    }
     #[expect(clippy::cast_possible_truncation, reason = "a port")]
     let port = read!(context, local_port) as u16;
     let flow = Flow {
         way: Way::Inbound,
         tcp: true,
         ipv6: read!(context, family) == AF_INET6,
-        stays,
+        stays: false,
         from_passthrough: false,
         port,
         networks: NetFlags::NONE,
@@ -54,6 +57,16 @@ pub fn arrives(context: *mut bpf_sk_lookup, netns: u64) -> u32 {
         }
     }
     DROP
+}
+
+/// Whether it begins on this host. What goes to an address of this host comes over `lo`, but with the interface that has the
+/// address (`ip_route_output_key_hash_rcu`, net/ipv4/route.c; `ip6_rcv_core`, net/ipv6/ip6_input.c), so that only the
+/// sender tells. Nobody else can pretend to be it: the answer would stay here.
+#[inline(always)]
+fn is_from_here(context: *mut bpf_sk_lookup, netns: u64) -> bool {
+    let address =
+        of_family(read!(context, family), read!(context, remote_ip4), read_address!(context, remote_ip6));
+    address.is_loopback() || maps::ADDRESSES.get(&AddressKey { netns, address }).is_some()
 }
 
 /// One of the other family, or one that has just closed, takes nothing.

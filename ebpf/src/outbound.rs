@@ -177,7 +177,10 @@ fn divert(context: *mut bpf_sock_addr, to: Endpoint, ipv6: bool, hook: Hook, cal
             Diverted::No
         }
         Verdict::Capture(captor) => {
-            send(context, &here, socket, to, captor, ipv6, unbound.then_some(hook), call)
+            let source = if flow.stays { address } else { here.source(ipv6) };
+            // From the loopback address the kernel calls it by itself.
+            let from = (unbound && !address.is_loopback()).then_some((hook, source));
+            send(context, &here, socket, to, captor, ipv6, from, call)
         }
     }
 }
@@ -208,7 +211,7 @@ fn send(
     to: Endpoint,
     captor: Socket,
     ipv6: bool,
-    unbound: Option<Hook>,
+    from: Option<(Hook, Address)>,
     call: Call,
 ) -> Diverted {
     let address = if ipv6 { Address::LOOPBACK_V6 } else { Address::LOOPBACK_V4 };
@@ -222,8 +225,7 @@ fn send(
     put_endpoint(kept_original, to);
     let flags = SockFlags(read!(sock, flags.0));
     write!(sock, flags, flags.and(SockFlags::SENT));
-    if let Some(hook) = unbound {
-        let source = here.source(ipv6);
+    if let Some((hook, source)) = from {
         match call {
             Call::Connect => bind(context, source),
             Call::Send => send_from(context, source, hook),
