@@ -54,6 +54,7 @@ $SERVER6 $SERVICE" >"$work/hosts.client"
     mesh server clean
     check 'clean leaves no rule on the client' "$(rules_left client)" ''
     check 'clean leaves no rule on the server' "$(rules_left server)" ''
+    check 'clean leaves nothing in the BPF file system' "$(pinned)" ''
     for family in ipv4 ipv6; do
         context="$variant $family classic"
         addresses "$family"
@@ -104,6 +105,7 @@ scoped() {
     mesh server clean
     check 'clean leaves no rule on the client' "$(rules_left client)" ''
     check 'clean leaves no rule on the server' "$(rules_left server)" ''
+    check 'clean leaves nothing in the BPF file system' "$(pinned)" ''
     for family in ipv4 ipv6; do
         context="$variant $family scoped"
         addresses "$family"

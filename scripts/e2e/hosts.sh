@@ -79,13 +79,14 @@ envoys_ready() {
     done
 }
 
-# fetch HOST USER FAMILY URL [CURL'S OPTIONS...]: one line of the Envoys that carried the response, the nearest last,
+# fetch HOST USER FAMILY URL [CURL'S OPTIONS...]: one line of the Envoys or other proxies that carried the response, the nearest last,
 # and the app's words.
 fetch() {
     as "$1" "$2" curl -q -sS --noproxy '*' --max-time 4 "-${3#ipv}" --include "${@:5}" "$4" 2>&1 | tr -d '\r' | awk '
         body                      { out = out $0; next }
         /^HTTP\// && $2 != 200    { out = out "status " $2 "; " }
         /^x-mesh-hop: /           { sub(/^x-mesh-hop: /, ""); out = out "envoy " $0 "; " }
+        /^x-mesh-proxy: /         { sub(/^x-mesh-proxy: /, ""); out = out $0 "; " }
         /^curl: /                 { out = out $0 }
         /^$/                      { body = 1 }
         END                       { print out }' || true
@@ -116,7 +117,7 @@ alone() {
 saved() { enter "$1" "$3-$2-save" 2>/dev/null | sed -e '/^#/d' -e 's/ \[[0-9:]*\]$//'; }
 
 # Whether something is captured at a host's sockets.
-at_sockets() { enter "$1" "$bin" status --output json 2>/dev/null | grep -F '"sockets": {' >/dev/null; }
+at_sockets() { enter "$1" "$bin" status --output json 2>/dev/null | grep -F '"variant": "ebpf"' >/dev/null; }
 
 # What is kept in the BPF file system, of all hosts.
 pinned() { find "$PINS" -mindepth 1 -printf '%P\n' 2>/dev/null; }

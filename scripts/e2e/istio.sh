@@ -30,7 +30,10 @@ add_pod() {
 capture() {
     local settings=(-p 15001 -z 15006 -u 1337 -m "$3" -i '*' -b '*' -d "$EXCLUDED" "${@:4}")
     case $2 in
-        own) mesh pod --iptables-variant "$1" "${settings[@]}" ;;
+        own)
+            by "$1"
+            mesh pod "${by[@]}" "${settings[@]}"
+            ;;
         upstream) mesh pod istio-iptables --force-iptables-binary "$1" --dual-stack "${settings[@]}" ;;
     esac
 }
@@ -106,6 +109,8 @@ captured() {
             [[ $way == upstream ]] || on_self=$lo_:15006
             ;;
     esac
+    # At the sockets, what arrives is not redirected at all.
+    [[ $variant != ebpf ]] || on=$s_:9080
     trip 'a peer -> 15006 -> app' peer 1000 "http://$s_:9080" \
         "envoy 15006 $c -> $s_:9080; app pod:9080 peer $seen host $s_:9080" \
         "15006 $c -> $s_:9080 on $on"
@@ -169,6 +174,7 @@ istio() {
     context=$base
     mesh pod clean
     check 'clean leaves no rule' "$(rules_left pod)" ''
+    check 'clean leaves nothing in the BPF file system' "$(pinned)" ''
     idle="$(connections outbound), $(connections inbound)"
     check 'clean leaves addresses, rules of routing and routes as they were' "$(routing)" "$before"
     for family in ipv4 ipv6; do

@@ -4,6 +4,7 @@
 readonly ENVOY_VERSION=1.40.0
 # The description of the Container Runtime Interface, as this crate carries it.
 readonly CRI_CRATE=k8s-cri CRI_CRATE_VERSION=0.11.0 GRPC_VERSION=1.85.1
+readonly MITMPROXY_VERSION=11.0.2
 readonly PYTHON=/usr/bin/python3
 readonly parts=${XDG_CACHE_HOME:-/var/cache}/mesh-init-e2e
 
@@ -45,6 +46,16 @@ make_envoy() {
 envoy() {
     once "$parts/envoy-$ENVOY_VERSION" make_envoy
     echo "$parts/envoy-$ENVOY_VERSION"
+}
+
+make_mitmproxy() {
+    venv "$1/venv" "mitmproxy==$MITMPROXY_VERSION" && cp -a "$1"/venv/lib/python3*/site-packages "$2"
+}
+
+# mitmproxy: the folder that PYTHONPATH needs for it.
+mitmproxy() {
+    once "$parts/mitmproxy-$MITMPROXY_VERSION" make_mitmproxy
+    echo "$parts/mitmproxy-$MITMPROXY_VERSION"
 }
 
 make_cri() {
