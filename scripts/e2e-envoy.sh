@@ -112,6 +112,7 @@ inside() {
     done
     classic ebpf
     scoped ebpf
+    beside_docker ebpf
     istio ebpf own REDIRECT 1337
     proxies nft
     proxies ebpf

@@ -25,9 +25,10 @@ load_docker() { docker_rules "$2" | enter client "iptables-$1-restore" --noflush
 ask() { as client "$1" "$PYTHON" -B "$work/standin.py" ask "$2" "$3" "$SERVICE" 2>&1 || true; }
 
 beside_docker() {
-    local variant=$1 order family before c s lo passthrough c_ s_ lo_ name=$SERVICE:9080
+    local variant=$1 rules=$1 order family before c s lo passthrough c_ s_ lo_ name=$SERVICE:9080
     local resolved="A $SERVER4 from 127.0.0.11:53"
     context="$variant docker"
+    [[ $variant != ebpf ]] || rules=nft
     add_pair client server
     start_app server 9080
     start_envoy client "$CLIENT4" "$CLIENT6" "$SERVER4" "$SERVER6" 9080
@@ -36,26 +37,27 @@ beside_docker() {
     poll "Docker's resolver" as client 1000 "$PYTHON" -B "$work/standin.py" ask udp "127.0.0.11:$DNS_UDP" "$SERVICE"
     envoys_ready client
 
-    load_docker "$variant" -A
-    before=$(saved client "$variant" iptables)
+    load_docker "$rules" -A
+    before=$(saved client "$rules" iptables)
     check 'without capture, udp/53 and tcp/53 are answered' \
         "$(ask 1000 udp 127.0.0.11:53), $(ask 1000 tcp 127.0.0.11:53)" "$resolved, $resolved"
 
     for order in first inserted appended; do
         context="$variant docker $order"
-        printf '*nat\nCOMMIT\n' | enter client "iptables-$variant-restore"
-        [[ $order != first ]] || load_docker "$variant" -A
+        printf '*nat\nCOMMIT\n' | enter client "iptables-$rules-restore"
+        [[ $order != first ]] || load_docker "$rules" -A
         by "$variant"
         mesh client "${by[@]}" -p 15001 -u 1337
-        [[ $order != inserted ]] || load_docker "$variant" -I
-        [[ $order != appended ]] || load_docker "$variant" -A
+        [[ $order != inserted ]] || load_docker "$rules" -I
+        [[ $order != appended ]] || load_docker "$rules" -A
         check 'this alone captures' "$(holders client)" "$(alone "$variant")"
 
         check 'udp/53 to 127.0.0.11 is answered' "$(ask 1000 udp 127.0.0.11:53)" "$resolved"
         check 'udp/53 of uid 1337 is answered' "$(ask 1337 udp 127.0.0.11:53)" "$resolved"
         # TCP goes to whose jump comes first. Docker inserts its own, so that is Docker, whenever it came. Only where
         # its lines were appended is the query captured, the proxy's own too: over lo, classic spares 127.0.0.1 alone.
-        if [[ $order == appended ]]; then
+        # The sockets come before all rules.
+        if [[ $order == appended || $variant == ebpf ]]; then
             check 'tcp/53 to 127.0.0.11 is captured' "$(ask 1000 tcp 127.0.0.11:53)" 'envoy client holds 127.0.0.11:53'
             check 'tcp/53 of uid 1337 is captured' "$(ask 1337 tcp 127.0.0.11:53)" 'envoy client holds 127.0.0.11:53'
         else
@@ -72,7 +74,7 @@ beside_docker() {
 
         context="$variant docker $order"
         mesh client clean
-        check "clean leaves Docker's lines as they were" "$(saved client "$variant" iptables)" "$before"
+        check "clean leaves Docker's lines as they were" "$(saved client "$rules" iptables)" "$before"
         check 'clean leaves nothing of the mesh' "$(holders client)" ''
         check "Docker's lines still answer" "$(ask 1000 udp 127.0.0.11:53), $(ask 1000 tcp 127.0.0.11:53)" \
             "$resolved, $resolved"
