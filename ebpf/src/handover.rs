@@ -6,11 +6,13 @@ use aya_ebpf::bindings::{
     bpf_sock_ops,
 };
 use aya_ebpf::helpers::bpf_sock_ops_cb_flags_set;
-use mesh_init_abi::{Endpoint, LISTENERS, ListenerKey, PairKey, Role, SockFlags, Socket};
+use mesh_init_abi::{Endpoint, LISTENERS, ListenerKey, PairKey, SockFlags};
 
 use crate::policy::{Here, netns};
 use crate::word::{endpoint, of_family, put_endpoint, same};
 use crate::{maps, read, read_address, write};
+
+const AF_INET6: u32 = 10;
 
 /// What every callback does, of those that we take part in. Its value says nothing.
 #[inline(always)]
@@ -54,21 +56,24 @@ fn connects(context: *mut bpf_sock_ops) {
         return;
     }
     let Some(socket) = socket(context) else { return };
-    let Some(sock) = maps::SOCKS.of(socket) else { return };
-    let sock = sock.as_ptr();
     let pair = PairKey { netns: netns(context), client: local(context), server };
-    // SAFETY: fields of what is there.
-    let (target, original) = unsafe { (&raw const (*sock).target, &raw const (*sock).original) };
-    if SockFlags(read!(sock, flags.0)).has(SockFlags::SENT) && same(endpoint(target), server) {
-        maps::PAIRS.insert(&pair, &endpoint(original));
-        // SAFETY: the context is one of callbacks.
-        unsafe {
-            bpf_sock_ops_cb_flags_set(context, BPF_SOCK_OPS_STATE_CB_FLAG.cast_signed());
+    if let Some(sock) = maps::SOCKS.of(socket) {
+        let sock = sock.as_ptr();
+        // SAFETY: fields of what is there.
+        let (target, original) = unsafe { (&raw const (*sock).target, &raw const (*sock).original) };
+        if SockFlags(read!(sock, flags.0)).has(SockFlags::SENT) && same(endpoint(target), server) {
+            maps::PAIRS.insert(&pair, &endpoint(original));
+            // Others may be called back, too.
+            let flags = read!(context, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG;
+            // SAFETY: the context is one of callbacks.
+            unsafe {
+                bpf_sock_ops_cb_flags_set(context, flags.cast_signed());
+            }
+            return;
         }
-    } else {
-        // One that was never accepted had the same port: this one goes where it says.
-        maps::PAIRS.remove(&pair);
     }
+    // One that was never accepted had the same port: this one goes where it says.
+    maps::PAIRS.remove(&pair);
 }
 
 /// When the handshake is done, before `accept` can return it.
@@ -95,12 +100,13 @@ fn is_accepted(context: *mut bpf_sock_ops) {
     let Some(sock) = maps::SOCKS.of(socket) else { return };
     let sock = sock.as_ptr();
     let flags = SockFlags(read!(sock, flags.0));
-    if flags.has(SockFlags::PROXYS) && read!(sock, target.port) != server.port {
+    if flags.has(SockFlags::PROXYS) {
         write!(sock, flags, flags.and(SockFlags::STEERED));
     }
 }
 
-/// A connection that comes to nothing.
+/// A connection that comes to nothing. What happens later to one that is made is told, too, for the flag that asks is another
+/// program's as well as ours: it stays.
 #[inline(always)]
 fn changes(context: *mut bpf_sock_ops) {
     let from = read!(context, __bindgen_anon_1.args[0]);
@@ -111,11 +117,6 @@ fn changes(context: *mut bpf_sock_ops) {
             client: local(context),
             server: remote(context),
         });
-    }
-    // The other end may not have the last packet of the handshake yet: what it needs stays.
-    // SAFETY: the context is one of callbacks.
-    unsafe {
-        bpf_sock_ops_cb_flags_set(context, 0);
     }
 }
 
@@ -131,14 +132,15 @@ fn listens(context: *mut bpf_sock_ops) {
     if read!(context, local_port) != u32::from(here.policy.inbound_port) {
         return;
     }
-    let mut key = ListenerKey { netns: here.netns, index: 0, role: Role::of(Socket::Inbound) };
+    let first = ListenerKey::first(read!(context, family) == AF_INET6);
+    let mut key = ListenerKey { netns: here.netns, place: first, port: read!(context, local_port) };
     for index in 0..LISTENERS {
-        key.index = index;
+        key.place = first + index;
         if maps::LISTENERS.enter(context, &mut key) {
             return;
         }
     }
     // More than anybody needs: the newest is as good as any.
-    key.index = 0;
+    key.place = first;
     maps::LISTENERS.replace(context, &mut key);
 }

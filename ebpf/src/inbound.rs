@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::{bpf_sk_lookup, bpf_sock};
 use aya_ebpf::helpers::{bpf_sk_assign, bpf_sk_release};
-use mesh_init_abi::{AddressKey, Flow, LISTENERS, ListenerKey, NetFlags, OwnerFlags, Role, Verdict, Way, decide};
+use mesh_init_abi::{AddressKey, Flow, ListenerKey, NetFlags, OwnerFlags, Verdict, Way, decide};
 
 use crate::policy::Here;
 use crate::word::of_family;
@@ -29,7 +29,13 @@ pub fn arrives(context: *mut bpf_sk_lookup, netns: u64) -> u32 {
         return PASS;
     }
     let Some(here) = Here::of(netns) else { return PASS };
-    if is_from_here(context, netns) {
+    // What this host sends to an address of its own comes over `lo`, too, but its interface is told as that of the address
+    // (`ip_route_output_key_hash_rcu`, net/ipv4/route.c). It has an address of the host's own as its source, which nothing
+    // that comes from elsewhere has.
+    let (remote_v4, remote_v6) = (read!(context, remote_ip4), read_address!(context, remote_ip6));
+    let address = of_family(read!(context, family), remote_v4, remote_v6);
+    let key = AddressKey { netns, address };
+    if address.is_loopback() || address.is_passthrough() || maps::ADDRESSES.get(&key).is_some() {
         return PASS;
     }
     #[expect(clippy::cast_possible_truncation, reason = "a port")]
@@ -49,27 +55,18 @@ pub fn arrives(context: *mut bpf_sk_lookup, netns: u64) -> u32 {
     let decision = decide(&here.policy, &flow);
     here.count(decision.clause);
     let Verdict::Capture(socket) = decision.verdict else { return PASS };
-    let mut key = ListenerKey { netns, index: 0, role: Role::of(socket) };
-    for index in 0..LISTENERS {
-        key.index = index;
-        if give(context, &key) {
+    let mut key = ListenerKey { netns, place: 0, port: u32::from(here.policy.port(socket)) };
+    for place in 0..ListenerKey::PLACES {
+        key.place = place;
+        // An IPv4 socket takes no IPv6.
+        if place >= ListenerKey::first(flow.ipv6) && give(context, &key) {
             return PASS;
         }
     }
     DROP
 }
 
-/// Whether it begins on this host. What goes to an address of this host comes over `lo`, but with the interface that has the
-/// address (`ip_route_output_key_hash_rcu`, net/ipv4/route.c; `ip6_rcv_core`, net/ipv6/ip6_input.c), so that only the
-/// sender tells. Nobody else can pretend to be it: the answer would stay here.
-#[inline(always)]
-fn is_from_here(context: *mut bpf_sk_lookup, netns: u64) -> bool {
-    let address =
-        of_family(read!(context, family), read!(context, remote_ip4), read_address!(context, remote_ip6));
-    address.is_loopback() || maps::ADDRESSES.get(&AddressKey { netns, address }).is_some()
-}
-
-/// One of the other family, or one that has just closed, takes nothing.
+/// One of IPv6 alone, or one that has just closed, takes nothing.
 #[inline(always)]
 fn give(context: *mut bpf_sk_lookup, key: &ListenerKey) -> bool {
     let Some(listener) = maps::LISTENERS.get(key) else { return false };

@@ -37,6 +37,12 @@ pub fn bound(socket: *mut bpf_sock) -> i32 {
     if read!(socket, type_) != STREAM {
         return 1;
     }
+    // Who binds it has chosen its address.
+    if let Some(sock) = maps::SOCKS.of(socket) {
+        let sock = sock.as_ptr();
+        let flags = SockFlags(read!(sock, flags.0));
+        write!(sock, flags, SockFlags(flags.0 & !SockFlags::BOUND.0));
+    }
     let Some(here) = Here::of(netns(socket)) else { return 1 };
     let port = read!(socket, src_port);
     let policy = &here.policy;

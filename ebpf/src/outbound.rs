@@ -1,5 +1,6 @@
 //! What begins here: `connect` and `sendmsg`.
 
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
@@ -10,7 +11,7 @@ use mesh_init_abi::{
 };
 
 use crate::policy::{Here, Owner, netns};
-use crate::word::{endpoint, port_of, put_endpoint, same, word_of};
+use crate::word::{address, endpoint, port_of, put_address, put_endpoint, same, word_of};
 use crate::{maps, read, read_address, write, write_address};
 
 const ALLOW: i32 = 1;
@@ -106,6 +107,21 @@ enum Diverted {
     To(Endpoint),
 }
 
+/// The address that a socket has; an unspecified one if none was given to it.
+#[inline(always)]
+fn own_address(socket: *mut bpf_sock, hook: Hook) -> Address {
+    match hook {
+        Hook::V4 => Address::v4(read!(socket, src_ip4)),
+        Hook::V6 => read_address!(socket, src_ip6),
+    }
+}
+
+/// Whether it is an address of this host, and not a loopback one.
+#[inline(always)]
+fn is_own(here: &Here, address: Address) -> bool {
+    maps::ADDRESSES.get(&AddressKey { netns: here.netns, address }).is_some()
+}
+
 /// What becomes of a call of an IPv6 socket. Each family has a way of its own: the verifier follows every way through what
 /// comes after a choice, so that two ways that meet again cost more than two that do not.
 #[inline(always)]
@@ -145,22 +161,24 @@ fn divert(context: *mut bpf_sock_addr, to: Endpoint, ipv6: bool, hook: Hook, cal
     if socket.is_null() {
         return Diverted::No;
     }
-    let from = match hook {
-        Hook::V4 => Address::v4(read!(socket, src_ip4)),
-        Hook::V6 => read_address!(socket, src_ip6),
-    };
-    let unbound = from.is_unspecified();
+    let from = own_address(socket, hook);
     let address = destination(to.address, ipv6);
     let sock = maps::SOCKS.of(socket);
+    if call == Call::Send && is_where_it_was_sent(socket, sock, to) {
+        return Diverted::No;
+    }
+    // A connection before this one, which failed or was given up, had its source chosen here: this one has none yet.
+    let chosen = call == Call::Connect
+        && sock.is_some_and(|sock| SockFlags(read!(sock.as_ptr(), flags.0)).has(SockFlags::BOUND));
+    let unbound = chosen || from.is_unspecified();
     let owner = Owner::of(sock);
     #[expect(clippy::cast_possible_truncation, reason = "a port")]
     let port = to.port as u16;
-    let own = AddressKey { netns: here.netns, address };
     let flow = Flow {
         way: Way::Outbound,
         tcp,
         ipv6,
-        stays: address.is_loopback() || maps::ADDRESSES.get(&own).is_some(),
+        stays: address.is_loopback() || is_own(&here, address),
         // An IPv6 socket that is not bound sends to its own address from that address (RFC 6724 section 5, rule 1).
         from_passthrough: from.is_passthrough() || (ipv6 && unbound && address.is_passthrough()),
         port,
@@ -174,15 +192,28 @@ fn divert(context: *mut bpf_sock_addr, to: Endpoint, ipv6: bool, hook: Hook, cal
     match decision.verdict {
         Verdict::Pass => {
             forget(sock, to, call);
+            if chosen {
+                bind(context, Address::NONE);
+            }
             Diverted::No
         }
         Verdict::Capture(captor) => {
-            let source = if flow.stays { address } else { here.source(ipv6) };
-            // From the loopback address the kernel calls it by itself.
-            let from = (unbound && !address.is_loopback()).then_some((hook, source));
-            send(context, &here, socket, to, captor, ipv6, from, call)
+            let called = Endpoint { address, port: to.port };
+            send(context, &here, socket, called, captor, ipv6, hook, call)
         }
     }
+}
+
+/// Whether `to` is what the socket was connected to in the place of another: an IPv6 socket that is connected to an IPv4
+/// address in IPv6's form asks about that again with everything that it sends (`udpv6_sendmsg`, net/ipv6/udp.c).
+#[inline(always)]
+fn is_where_it_was_sent(socket: *mut bpf_sock, sock: Option<NonNull<Sock>>, to: Endpoint) -> bool {
+    let Some(sock) = sock else { return false };
+    let sock = sock.as_ptr();
+    // SAFETY: a field of what is there.
+    let target = unsafe { &raw const (*sock).target };
+    let sent = SockFlags(read!(sock, flags.0)).has(SockFlags::SENT);
+    sent && read!(socket, dst_port) != 0 && same(endpoint(target), to)
 }
 
 /// What was sent elsewhere once and is not now has its peer's own address.
@@ -211,11 +242,11 @@ fn send(
     to: Endpoint,
     captor: Socket,
     ipv6: bool,
-    from: Option<(Hook, Address)>,
+    hook: Hook,
     call: Call,
 ) -> Diverted {
-    let address = if ipv6 { Address::LOOPBACK_V6 } else { Address::LOOPBACK_V4 };
-    let target = Endpoint { address, port: u32::from(here.policy.port(captor)) };
+    let loopback = if ipv6 { Address::LOOPBACK_V6 } else { Address::LOOPBACK_V4 };
+    let target = Endpoint { address: loopback, port: u32::from(here.policy.port(captor)) };
     // Without it the proxy would not know where to: better no connection than one that goes wrong.
     let Some(sock) = maps::SOCKS.of_or_new(socket) else { return Diverted::Refused };
     let sock = sock.as_ptr();
@@ -225,41 +256,60 @@ fn send(
     put_endpoint(kept_original, to);
     let flags = SockFlags(read!(sock, flags.0));
     write!(sock, flags, flags.and(SockFlags::SENT));
-    if let Some((hook, source)) = from {
+    // Asked again, and not handed on: what the verifier knows of a value by now it would follow through every way here.
+    let chosen = call == Call::Connect && flags.has(SockFlags::BOUND);
+    if chosen || own_address(socket, hook).is_unspecified() {
+        // SAFETY: fields of what is there.
+        let (called, kept_source) =
+            unsafe { (address(&raw const (*kept_original).address), &raw mut (*sock).source) };
+        // What a host sends to itself has the same address at both ends; a loopback one the kernel chooses.
+        if called.is_loopback() {
+            put_address(kept_source, Address::NONE);
+        } else if is_own(here, called) {
+            put_address(kept_source, called);
+        } else {
+            put_address(kept_source, here.source(ipv6));
+        }
+        let from = address(kept_source);
         match call {
-            Call::Connect => bind(context, source),
-            Call::Send => send_from(context, source, hook),
+            Call::Connect => {
+                if (chosen || from != Address::NONE) && bind(context, from) {
+                    let flags = SockFlags(read!(sock, flags.0));
+                    write!(sock, flags, flags.and(SockFlags::BOUND));
+                }
+            }
+            Call::Send => send_from(context, from, hook),
         }
     }
     Diverted::To(target)
 }
 
 /// Binds the socket to the address that the connection would have come from: the proxy sees it, as it does behind a NAT
-/// rule, which rewrites what has its source already. What fails leaves the loopback address.
+/// rule, which rewrites what has its source already. What fails leaves the loopback address; says whether it did. None lets the
+/// kernel choose again.
 #[inline(always)]
-fn bind(context: *mut bpf_sock_addr, source: Address) {
-    if source == Address::NONE {
-        return;
-    }
+fn bind(context: *mut bpf_sock_addr, source: Address) -> bool {
+    // Each word is written by itself: zeros side by side would be set by a call of `memset`, whose loop is pointer arithmetic
+    // that the verifier takes with CAP_PERFMON only.
+    let mut address = MaybeUninit::<[u32; 7]>::uninit();
+    let words = address.as_mut_ptr().cast::<u32>();
+    let Address([a, b, c, d]) = source;
     // The hook of an IPv6 socket knows no IPv4 address but in IPv6's form.
-    let family = read!(context, family);
-    if family == AF_INET {
-        let Address([_, _, _, word]) = source;
-        // `struct sockaddr_in` in words: family and port, address, padding.
-        let mut address = [AF_INET, word, 0, 0];
-        // SAFETY: an address of this length.
-        unsafe {
-            bpf_bind(context, (&raw mut address).cast(), 16);
-        }
-    } else {
-        let Address([a, b, c, d]) = source;
-        // `struct sockaddr_in6` in words: family and port, flow, address, scope.
-        let mut address = [AF_INET6, 0, a, b, c, d, 0];
-        // SAFETY: an address of this length.
-        unsafe {
-            bpf_bind(context, (&raw mut address).cast(), 28);
-        }
+    let v4 = read!(context, family) == AF_INET;
+    // `struct sockaddr_in` in words: family and port, address, padding; `struct sockaddr_in6`: family and port, flow, address,
+    // scope.
+    // SAFETY: seven words.
+    unsafe {
+        words.write_volatile(if v4 { AF_INET } else { AF_INET6 });
+        words.add(1).write_volatile(if v4 { d } else { 0 });
+        words.add(2).write_volatile(if v4 { 0 } else { a });
+        words.add(3).write_volatile(if v4 { 0 } else { b });
+        words.add(4).write_volatile(c);
+        words.add(5).write_volatile(d);
+        words.add(6).write_volatile(0);
     }
+    // SAFETY: an address of this length.
+    unsafe { bpf_bind(context, words.cast(), if v4 { 16 } else { 28 }) == 0 }
 }
 
 #[inline(always)]

@@ -74,6 +74,13 @@ pub fn endpoint(pointer: *const Endpoint) -> Endpoint {
     Endpoint { address: read_address!(pointer, address.0), port: read!(pointer, port) }
 }
 
+/// The address at `pointer`.
+#[inline(always)]
+#[must_use]
+pub fn address(pointer: *const Address) -> Address {
+    read_address!(pointer, 0)
+}
+
 /// Writes it.
 #[inline(always)]
 pub fn put_endpoint(pointer: *mut Endpoint, endpoint: Endpoint) {
@@ -83,8 +90,9 @@ pub fn put_endpoint(pointer: *mut Endpoint, endpoint: Endpoint) {
     write!(pointer, port, endpoint.port);
 }
 
+/// Writes an address.
 #[inline(always)]
-fn put_address(pointer: *mut Address, Address([a, b, c, d]): Address) {
+pub fn put_address(pointer: *mut Address, Address([a, b, c, d]): Address) {
     let words: *mut u32 = pointer.cast();
     // SAFETY: an address is four words, and the verifier takes the program only if they can be written.
     unsafe {

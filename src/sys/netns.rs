@@ -240,6 +240,22 @@ pub fn own_addresses() -> Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
+/// What the calling thread's namespace sends from by its default route, in IPv4 or IPv6: the kernel chooses, and nothing is
+/// sent. Nothing where there is no such route.
+#[must_use]
+pub fn default_source(v4: bool) -> Option<IpAddr> {
+    use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
+    // Addresses for documentation (RFC 5737, RFC 3849), which nobody has a route of their own for, and the port of discard.
+    let (any, far): (IpAddr, IpAddr) = match v4 {
+        true => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
+        false => (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((far, 9)).ok()?;
+    let source = socket.local_addr().ok()?.ip();
+    (!source.is_loopback() && !is_link_local(&source)).then_some(source)
+}
+
 /// Whether an address means a host on one link only.
 #[must_use]
 pub fn is_link_local(address: &IpAddr) -> bool {

@@ -26,6 +26,7 @@ mod clean;
 mod cni;
 mod confirm;
 mod docker_dns;
+mod ebpf;
 mod explain;
 mod failing;
 mod foreign;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         wide::cases(),
         link_local::cases(),
         docker_dns::cases(),
+        ebpf::cases(),
         again::cases(),
         clean::cases(),
         cni::cases(),
@@ -130,6 +132,7 @@ fn main() -> ExitCode {
     ];
     let checks = [
         self_check::checks(),
+        ebpf::checks(),
         cni::checks(),
         listing::checks(),
         replace::checks(),

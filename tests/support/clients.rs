@@ -37,6 +37,8 @@ struct Tally {
     stop: AtomicBool,
     captured: AtomicUsize,
     astray: AtomicUsize,
+    /// Those of them that somebody answered.
+    misled: AtomicUsize,
     /// The first of those that went astray.
     described: Mutex<Vec<String>>,
 }
@@ -68,6 +70,11 @@ impl Clients {
     /// How many connections somebody else answered, or nobody.
     pub(crate) fn astray(&self) -> usize {
         self.tally.astray.load(Ordering::Relaxed)
+    }
+
+    /// How many connections somebody else answered, or the proxy with a wrong original destination.
+    pub(crate) fn misled(&self) -> usize {
+        self.tally.misled.load(Ordering::Relaxed)
     }
 
     /// Fails if a connection went astray.
@@ -110,6 +117,7 @@ impl Tally {
                 self.captured.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
+            self.misled.fetch_add(usize::from(answer.is_ok()), Ordering::Relaxed);
             let seen = answer.map_or_else(|error| error.to_string(), |seen| seen.to_string());
             let mut described = self.described.lock().expect("no client panics");
             if described.len() < DESCRIBED {

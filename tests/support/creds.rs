@@ -35,10 +35,29 @@ impl Who {
         }
         // SAFETY: a length of zero makes the kernel read nothing through the pointer.
         check(unsafe { libc::syscall(libc::SYS_setgroups, 0_usize, std::ptr::null::<libc::gid_t>()) })?;
-        // SAFETY: three integers, no memory involved.
-        check(unsafe { libc::syscall(libc::SYS_setresgid, self.gid, self.gid, self.gid) })?;
+        self.assume_group()?;
         // SAFETY: three integers, no memory involved.
         check(unsafe { libc::syscall(libc::SYS_setresuid, self.uid, self.uid, self.uid) })
+    }
+
+    /// Turns the calling thread into this user with supplementary groups.
+    pub(crate) fn assume_with_groups(self, groups: &[u32]) -> io::Result<()> {
+        self.assume_group()?;
+        // SAFETY: the kernel reads as many numbers as it is told that there are.
+        check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+        // SAFETY: three integers, no memory involved.
+        check(unsafe { libc::syscall(libc::SYS_setresuid, self.uid, self.uid, self.uid) })
+    }
+
+    fn assume_group(self) -> io::Result<()> {
+        // SAFETY: three integers, no memory involved.
+        check(unsafe { libc::syscall(libc::SYS_setresgid, self.gid, self.gid, self.gid) })
+    }
+
+    /// Gives the calling thread another real and another effective user, as a set-user-ID program has them.
+    pub(crate) fn assume_effective(real: u32, effective: u32) -> io::Result<()> {
+        // SAFETY: three integers, no memory involved.
+        check(unsafe { libc::syscall(libc::SYS_setresuid, real, effective, effective) })
     }
 }
 

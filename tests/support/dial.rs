@@ -58,6 +58,14 @@ pub(crate) fn dial_from(from: &Netns, who: Who, source: Source, to: SocketAddr) 
     Dialled { from: from.name().to_owned(), who, to, answer }
 }
 
+/// Hears the greeting of whom a socket is connected with.
+pub(crate) fn hear(stream: TcpStream) -> Result<Greeting, String> {
+    stream.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).map_err(|error| error.to_string())?;
+    line.parse()
+}
+
 /// Sends one datagram from `port` and waits for the answer.
 pub(crate) fn dial_udp_from(from: &Netns, who: Who, port: u16, to: SocketAddr) -> Dialled {
     let answer = from.run_as(who, || ask_from(port, to)).map_err(|error| error.to_string());
@@ -140,9 +148,9 @@ impl Dialled {
     }
 }
 
-/// The number of an interface beside an address means something on one host only.
+/// The number of an interface beside an address means something on one host only, and an IPv4 address has a form in IPv6.
 fn is_same(one: SocketAddr, other: SocketAddr) -> bool {
-    (one.ip(), one.port()) == (other.ip(), other.port())
+    (one.ip().to_canonical(), one.port()) == (other.ip().to_canonical(), other.port())
 }
 
 impl fmt::Display for Dialled {

@@ -3,7 +3,9 @@
 //!
 //! Nothing in here knows what `mesh-init` ought to do.
 
+pub(crate) mod bpf;
 pub(crate) mod call;
+pub(crate) mod cgroup;
 pub(crate) mod clients;
 pub(crate) mod command;
 pub(crate) mod creds;
@@ -17,5 +19,6 @@ pub(crate) mod segment;
 pub(crate) mod serve;
 pub(crate) mod tap;
 pub(crate) mod terminal;
+pub(crate) mod traced;
 pub(crate) mod victim;
 pub(crate) mod wire;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::command::Run;
@@ -48,6 +48,12 @@ impl Netns {
     /// The file that names this namespace, as `--netns` and `ip` take it.
     pub(crate) fn path(&self) -> PathBuf {
         Path::new(NAMES).join(self.name())
+    }
+
+    /// Takes its name away: it goes with the last one who is inside or holds it.
+    pub(crate) fn forget(&self) {
+        umount2(&self.path(), MntFlags::MNT_DETACH).expect("a mount of ours");
+        fs::remove_file(self.path()).expect("a file of ours");
     }
 
     /// Runs `work` on a thread inside this namespace.

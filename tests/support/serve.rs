@@ -1,7 +1,7 @@
 //! Listeners that say who they are, what the client dialled, and then echo.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::net::{
     IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket,
 };
@@ -73,7 +73,7 @@ impl Service {
             match listeners {
                 Ok(listeners) => {
                     ready.send(Ok(())).expect("the starter waits");
-                    accept_all(&name, &listeners, &accepted);
+                    accept_all(&name, &listeners, &accepted, None);
                 }
                 Err(error) => ready.send(Err(error)).expect("the starter waits"),
             }
@@ -101,7 +101,7 @@ impl Service {
                 .unwrap_or_else(|error| panic!("{error}"))
         });
         let (accepted, name) = (Arc::clone(&service.accepted), name.to_owned());
-        netns.spawn(who, move || accept_all(&name, &listeners, &accepted));
+        netns.spawn(who, move || accept_all(&name, &listeners, &accepted, None));
         service
     }
 
@@ -128,25 +128,90 @@ impl Service {
     }
 }
 
+/// Listeners that end when this is dropped: their sockets are closed then.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    service: Service,
+    end: Option<PipeWriter>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Ending {
+    /// Serves what `make` makes, as `who`.
+    pub(crate) fn new(
+        netns: &Netns,
+        who: Who,
+        name: &str,
+        make: impl FnOnce() -> Vec<TcpListener> + Send,
+    ) -> Self {
+        let service = Service { accepted: Arc::default() };
+        let listeners = netns.run_as(who, make);
+        let (accepted, name) = (Arc::clone(&service.accepted), name.to_owned());
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let serve = move || accept_all(&name, &listeners, &accepted, Some(&reader));
+        Self { service, end: Some(writer), thread: Some(netns.spawn(who, serve)) }
+    }
+
+    /// On `port` of every address, both families apart.
+    pub(crate) fn tcp(netns: &Netns, who: Who, name: &str, port: u16) -> Self {
+        let both = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let one = |ip| listener(SocketAddr::new(ip, port), Shared::Nothing);
+        Self::new(netns, who, name, || both.map(one).into())
+    }
+
+    /// Everything that was accepted so far, in order.
+    pub(crate) fn accepted(&self) -> Vec<Greeting> {
+        self.service.accepted()
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        self.thread.take().expect("dropped once").join().expect("no listener panics");
+    }
+}
+
+/// What a listener shares with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shared {
+    Nothing,
+    /// Its port, with other listeners.
+    Port,
+    /// The other family.
+    Families,
+}
+
+/// A listener.
+#[track_caller]
+pub(crate) fn listener(address: SocketAddr, shared: Shared) -> TcpListener {
+    let fd = bound(address, SockType::Stream, shared).unwrap_or_else(|error| panic!("{error}"));
+    listen(&fd, Backlog::MAXCONN).unwrap_or_else(|error| panic!("listening on {address}: {error}"));
+    TcpListener::from(fd)
+}
+
 fn tcp_listener(address: SocketAddr) -> Result<TcpListener, String> {
-    let fd = bound(address, SockType::Stream)?;
+    let fd = bound(address, SockType::Stream, Shared::Nothing)?;
     let backlog = Backlog::new(512).map_err(|error| error.to_string())?;
     listen(&fd, backlog).map_err(|error| format!("listening on {address}: {error}"))?;
     Ok(TcpListener::from(fd))
 }
 
 fn udp_socket(address: SocketAddr) -> Result<UdpSocket, String> {
-    bound(address, SockType::Datagram).map(UdpSocket::from)
+    bound(address, SockType::Datagram, Shared::Nothing).map(UdpSocket::from)
 }
 
-/// IPv6 sockets take IPv6 only, so that both families stay apart.
-fn bound(address: SocketAddr, kind: SockType) -> Result<OwnedFd, String> {
+/// IPv6 sockets take IPv6 only, so that both families stay apart, unless they share them.
+fn bound(address: SocketAddr, kind: SockType, shared: Shared) -> Result<OwnedFd, String> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let attempt = || -> nix::Result<_> {
         let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
         setsockopt(&fd, sockopt::ReuseAddr, &true)?;
         if address.is_ipv6() {
-            setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+            setsockopt(&fd, sockopt::Ipv6V6Only, &(shared != Shared::Families))?;
+        }
+        if shared == Shared::Port {
+            setsockopt(&fd, sockopt::ReusePort, &true)?;
         }
         bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
         Ok(fd)
@@ -154,11 +219,20 @@ fn bound(address: SocketAddr, kind: SockType) -> Result<OwnedFd, String> {
     attempt().map_err(|error| format!("binding {address}: {error}"))
 }
 
-fn accept_all(name: &str, listeners: &[TcpListener], accepted: &Arc<Mutex<Vec<Greeting>>>) {
+fn accept_all(
+    name: &str,
+    listeners: &[TcpListener],
+    accepted: &Arc<Mutex<Vec<Greeting>>>,
+    end: Option<&PipeReader>,
+) {
     loop {
         let mut waiting: Vec<_> =
             listeners.iter().map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)).collect();
+        waiting.extend(end.map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN)));
         poll(&mut waiting, PollTimeout::NONE).expect("polling listeners");
+        if end.is_some() && waiting.last().and_then(PollFd::any).unwrap_or(true) {
+            return;
+        }
         let ready = listeners.iter().zip(&waiting).filter(|(_, poll)| poll.any().unwrap_or(true));
         for (listener, _) in ready {
             // A client that is gone already is not worth a word.
@@ -194,8 +268,9 @@ fn answer_datagrams(name: &str, socket: &UdpSocket, local: SocketAddr, accepted:
     }
 }
 
-fn original(stream: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
-    if local.is_ipv4() {
+/// `SO_ORIGINAL_DST` of the family that the connection has, whatever its socket's is.
+pub(crate) fn original(stream: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
+    if local.ip().to_canonical().is_ipv4() {
         let raw = getsockopt(stream, sockopt::OriginalDst).ok()?;
         let ip = Ipv4Addr::from(u32::from_be(raw.sin_addr.s_addr));
         Some(SocketAddrV4::new(ip, u16::from_be(raw.sin_port)).into())

@@ -115,7 +115,9 @@ flags! {
         MEANT = 2;
         /// The proxy bound it to the port of the target, which has no address then.
         PROXYS = 3;
-        /// It was accepted by a listener of the proxy's which it was not sent to by its address.
+        /// It was accepted by a listener of the proxy's and was sent nowhere else: its own address is the one that was called.
         STEERED = 4;
+        /// Its source address is one that was chosen for it: it holds for no other connection.
+        BOUND = 5;
     }
 }

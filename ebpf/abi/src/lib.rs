@@ -18,4 +18,4 @@ pub use flags::{NetFlags, OwnerFlags, PolicyFlags, PortFlags, SockFlags};
 pub use layout::{
     AddressKey, CounterKey, Meaning, Namespace, NetKey, OwnerKey, OwnerKind, Policy, PortKey, Present,
 };
-pub use sockets::{Endpoint, LISTENERS, ListenerKey, PairKey, Role, Sock};
+pub use sockets::{Endpoint, LISTENERS, ListenerKey, PairKey, Sock};

@@ -1,6 +1,6 @@
 //! Listeners of the proxy's that were there first.
 
-use mesh_init_abi::{Endpoint, LISTENERS, ListenerKey, OwnerFlags, OwnerKind, Role, Sock, SockFlags, Socket};
+use mesh_init_abi::{Endpoint, LISTENERS, ListenerKey, OwnerFlags, OwnerKind, Sock, SockFlags};
 
 use super::node::Node;
 use crate::backend::ebpf::lower::Lowered;
@@ -14,24 +14,27 @@ use crate::sys::bpf::listener;
 /// A process that has one cannot be looked into: what arrives would be refused.
 pub(super) fn listeners(node: &Node, netns: u64, lowered: &Lowered) -> Result<()> {
     let maps = &node.maps;
-    let key = |index| ListenerKey { netns, index, role: Role::of(Socket::Inbound) };
+    let port = lowered.policy.inbound_port;
+    let key = |place| ListenerKey { netns, place, port: u32::from(port) };
     let mut known = Vec::new();
     let mut free = Vec::new();
-    for index in 0..LISTENERS {
-        match maps.listeners.get(&key(index))? {
+    for place in 0..ListenerKey::PLACES {
+        match maps.listeners.get(&key(place))? {
             Some(cookie) => known.push(cookie),
-            None => free.push(index),
+            None => free.push(place),
         }
     }
     let is_proxy = |uid: u32| {
         let said = lowered.owners.iter().find(|(key, _)| key.kind == OwnerKind::USER && key.id == uid);
         said.is_some_and(|(_, flags)| flags.has(OwnerFlags::PROXY))
     };
-    let port = lowered.policy.inbound_port;
     let found = listener::find(port)?;
     let new = found.iter().filter(|found| is_proxy(found.uid) && !known.contains(&found.cookie));
-    // More than fit are no better than those that do.
-    for (found, index) in new.zip(free) {
+    for found in new {
+        let first = ListenerKey::first(found.local.is_ipv6());
+        // More than fit are no better than those that do.
+        let place = free.iter().position(|place| (first..first + LISTENERS).contains(place));
+        let Some(place) = place.map(|at| free.swap_remove(at)) else { continue };
         let socket = listener::take(found)?.ok_or_else(|| {
             let problem = format!("the proxy already listens on port {port}, and its socket cannot be taken up");
             Error::new(Class::Privilege, problem)
@@ -40,7 +43,7 @@ pub(super) fn listeners(node: &Node, netns: u64, lowered: &Lowered) -> Result<()
         let target = Endpoint { port: u32::from(port), ..Endpoint::NONE };
         maps.socks
             .put(&listener::number(&socket), &Sock { flags: SockFlags::PROXYS, target, ..Sock::NEW })?;
-        maps.listeners.put(&key(index), &u64::from(listener::number(&socket).cast_unsigned()))?;
+        maps.listeners.put(&key(place), &u64::from(listener::number(&socket).cast_unsigned()))?;
     }
     Ok(())
 }

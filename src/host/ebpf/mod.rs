@@ -16,5 +16,5 @@ mod attachment;
 mod node;
 mod pod;
 
-pub use node::{Node, may_be_here};
+pub use node::{Node, may_be_here, sweep};
 pub use pod::{Capture, Found};

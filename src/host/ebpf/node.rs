@@ -161,7 +161,7 @@ impl Node {
             .ok_or_else(|| Error::refused("no BPF program for a network namespace"))
     }
 
-    /// Takes the links to a control group away unless a namespace needs them, and everything if there is none.
+    /// Takes the links to control groups away that no namespace needs.
     ///
     /// # Errors
     /// It cannot be removed.
@@ -173,15 +173,38 @@ impl Node {
                 pins::remove(&cgroup)?;
             }
         }
-        if pods.is_empty() {
-            // Programs before maps: what is half gone is not taken for whole.
-            for folder in ["programs", "attachments", "netns", "cgroups", "maps"] {
-                pins::remove(&self.root.join(folder))?;
-            }
-            pins::remove(&self.root)?;
-        }
         Ok(())
     }
+}
+
+/// Takes everything away.
+///
+/// # Errors
+/// It cannot be removed.
+pub(super) fn remove_all(root: &Path) -> Result<()> {
+    // Programs before maps: what is half gone is not taken for whole. Namespaces before links: who is gone has no policy.
+    for folder in ["programs", "attachments", "netns", "cgroups", "maps"] {
+        pins::remove(&root.join(folder))?;
+    }
+    pins::remove(root)
+}
+
+/// Takes away what is kept although no namespace has a policy: a run was killed. Whether there was anything.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn sweep(wait: Duration) -> Result<bool> {
+    let Some(mounted) = pins::find() else { return Ok(false) };
+    let folder = mounted.join(FOLDER);
+    if !pins::is_there(&folder) {
+        return Ok(false);
+    }
+    let _guard = pins::lock(&folder, wait)?;
+    let root = folder.join(VERSION);
+    if !pins::is_there(&root) || !pins::list(&root.join("netns"))?.is_empty() {
+        return Ok(false);
+    }
+    remove_all(&root).map(|()| true)
 }
 
 /// Whether anything may be kept on this node, as far as can be told without a privilege.

@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mesh_init_abi::{
-    Address, AddressKey, Clause, CounterKey, LISTENERS, ListenerKey, Namespace, Role, Socket,
-};
+use mesh_init_abi::{Address, AddressKey, Clause, CounterKey, Namespace};
 
 use super::adopt;
 use super::node::{Node, cgroup_of, id};
@@ -166,10 +164,16 @@ impl Node {
     /// The kernel refuses; then what was there still decides.
     pub fn apply(&self, netns: u64, capture: &Capture<'_>) -> Result<()> {
         let before = self.maps.namespaces.get(&netns)?;
+        // A run that was killed may have written some of another policy, by the number that this one has.
+        self.forget(netns, before.map(|before| before.policy.generation))?;
         let outcome = self.prepare(netns, capture);
         let outcome = outcome.and_then(|()| self.maps.namespaces.put(&netns, &capture.namespace()));
         match (outcome, before) {
-            (Ok(()), _) => self.forget_all_but(netns, Some(capture)),
+            (Ok(()), _) => {
+                self.forget_all_but(netns, Some(capture))?;
+                // Its processes were in another control group before, which nobody may be in now.
+                self.tidy()
+            }
             (Err(error), Some(before)) => {
                 self.forget(netns, Some(before.policy.generation)).ok();
                 Err(error)
@@ -205,14 +209,14 @@ impl Node {
         }
         let folder = self.pod(netns);
         pins::make_folder(&folder)?;
-        // Before the links: a control group that nobody is known to be in is tidied away.
-        pins::point(&folder.join("cgroup"), &Path::new("../../cgroups").join(id(capture.cgroup.id)))?;
         if link::severed(&folder.join(ARRIVES))? {
             let program = self.arrival(netns)?;
             let own = netns::open(Path::new(netns::OWN))?;
             link::make(&folder.join(ARRIVES), &program, &own, Attach::BPF_SK_LOOKUP)?;
         }
         self.attach(capture.cgroup)?;
+        // The links of the group before are kept until the policy holds in this one.
+        pins::point(&folder.join("cgroup"), &Path::new("../../cgroups").join(id(capture.cgroup.id)))?;
         adopt::listeners(self, netns, capture.lowered)
     }
 
@@ -244,6 +248,14 @@ impl Node {
         Ok(())
     }
 
+    /// Whether a namespace has anything: a policy, or what a run that was killed has left of one.
+    ///
+    /// # Errors
+    /// What is kept cannot be read.
+    pub fn has(&self, netns: u64) -> Result<bool> {
+        Ok(self.maps.namespaces.get(&netns)?.is_some() || pins::is_there(&self.pod(netns)))
+    }
+
     /// Takes away what a namespace has, and with the last one all there is. Nothing is captured from the first step on.
     ///
     /// # Errors
@@ -256,18 +268,29 @@ impl Node {
         while maps.pairs.keys()?.iter().any(|key| key.netns == netns) && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(5));
         }
+        self.discard(netns)?;
+        self.tidy()?;
+        match pins::list(&self.root.join("netns"))?.is_empty() {
+            true => super::node::remove_all(&self.root),
+            false => Ok(()),
+        }
+    }
+
+    /// Removes all that a namespace has.
+    fn discard(&self, netns: u64) -> Result<()> {
+        let maps = &self.maps;
+        maps.namespaces.remove(&netns)?;
         self.forget_all_but(netns, None)?;
         for clause in Clause::ALL {
             maps.counters.remove(&CounterKey { netns, clause: *clause as u32, reserved: 0 })?;
         }
-        for index in 0..LISTENERS {
-            maps.listeners.remove(&ListenerKey { netns, index, role: Role::of(Socket::Inbound) })?;
+        for key in maps.listeners.keys()?.iter().filter(|key| key.netns == netns) {
+            maps.listeners.remove(key)?;
         }
         for key in maps.pairs.keys()?.iter().filter(|key| key.netns == netns) {
             maps.pairs.remove(key)?;
         }
-        pins::remove(&self.pod(netns))?;
-        self.tidy()
+        pins::remove(&self.pod(netns))
     }
 
     /// Takes away what namespaces had that are gone; how many those were.
@@ -281,9 +304,12 @@ impl Node {
             let cookie = cookie.and_then(|name| u64::from_str_radix(name, 16).ok());
             let cookie = cookie.ok_or_else(|| Error::refused(format!("{} is not ours", pod.display())))?;
             if link::severed(&pod.join(ARRIVES))? {
-                self.remove(cookie)?;
+                self.discard(cookie)?;
                 gone += 1;
             }
+        }
+        if gone > 0 {
+            self.tidy()?;
         }
         Ok(gone)
     }

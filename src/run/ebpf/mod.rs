@@ -120,12 +120,7 @@ pub(super) fn in_place(request: &Request, cgroup: Cgroup, machine: Machine, lock
     })
 }
 
-fn rules_away(
-    request: &Request,
-    stays: &RuleSet,
-    machine: Machine,
-    lock: &Lock,
-) -> Result<Vec<String>> {
+fn rules_away(request: &Request, stays: &RuleSet, machine: Machine, lock: &Lock) -> Result<Vec<String>> {
     let settings = crate::policy::Settings { ebpf: None, variant: None, ..request.settings.clone() };
     clean::rules(&settings, RuleSet::default(), stays, machine, lock).map(|cleaned| cleaned.changed)
 }
@@ -175,7 +170,9 @@ fn prepare(request: &Request, cgroup: Cgroup, families: Families) -> Result<Read
     own.retain(|address| *address != passthrough);
     let source = |v4: bool| {
         let mut of = own.iter().filter(|address| address.is_ipv4() == v4 && !netns::is_link_local(address));
-        of.next().map_or(Address::NONE, |address| trie::address(*address))
+        let source =
+            netns::default_source(v4).filter(|source| *source != passthrough).or_else(|| of.next().copied());
+        source.map_or(Address::NONE, trie::address)
     };
     let sources = (source(true), source(false));
     if routing_of(request, families).routing.contains(&Routing::PassthroughAddress) {
@@ -255,13 +252,13 @@ pub(super) fn away(wait: Duration) -> Result<Vec<String>> {
     if !ebpf::may_be_here() {
         return Ok(Vec::new());
     }
-    let Some(node) = Node::find(wait)? else { return Ok(Vec::new()) };
     let netns = netns::cookie()?;
-    if node.read(netns)?.is_none() {
-        return Ok(Vec::new());
-    }
-    node.remove(netns)?;
-    Ok(vec![WHAT.to_owned()])
+    let removed = match Node::find(wait)? {
+        Some(node) if node.has(netns)? => node.remove(netns).map(|()| true),
+        Some(_) | None => Ok(false),
+    };
+    let changed = removed? || ebpf::sweep(wait)?;
+    Ok(changed.then(|| WHAT.to_owned()).into_iter().collect())
 }
 
 /// Remembers that this namespace is that of an attachment.

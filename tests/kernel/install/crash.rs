@@ -1,24 +1,13 @@
 //! A run stopped at every system call it makes: killed there, or overtaken there by somebody else's edit.
 
-#![expect(unsafe_code, reason = "a child asks to be traced between fork and exec")]
-#![expect(
-    clippy::zombie_processes,
-    reason = "what is traced is waited for by waitpid, which tells its stops too"
-)]
-
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::process::CommandExt;
-
-use nix::sys::ptrace;
-use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::Pid;
 
 use super::node::Node;
 use super::states::{CONF, vendor};
 use crate::harness::Case;
-use crate::support::command::{MESH_INIT, command};
+use crate::support::command::MESH_INIT;
+use crate::support::traced::{Calls, Ended, stopped};
 use std::time::Duration;
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -31,82 +20,6 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
     .map(|case| case.within(Duration::from_secs(120)))
     .into()
-}
-
-/// How a traced run ended.
-#[derive(Debug, PartialEq, Eq)]
-enum Ended {
-    /// By itself, before it came to the stop.
-    Early(i32),
-    /// At the stop, or after it went on.
-    At,
-}
-
-/// System calls after which nothing outside the process is different from before.
-const HARMLESS: [libc::c_long; 18] = [
-    libc::SYS_read,
-    libc::SYS_pread64,
-    libc::SYS_lseek,
-    libc::SYS_close,
-    libc::SYS_statx,
-    libc::SYS_fstat,
-    libc::SYS_newfstatat,
-    libc::SYS_getdents64,
-    libc::SYS_mmap,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_mprotect,
-    libc::SYS_madvise,
-    libc::SYS_brk,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_sigaltstack,
-    libc::SYS_clock_gettime,
-];
-
-/// Whether the run stands at the entry of a system call that counts: every one, or those that may change something.
-fn counts(pid: Pid, every: bool) -> bool {
-    let info = ptrace::syscall_info(pid).expect("asking at which system call it is");
-    if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
-        return false;
-    }
-    // SAFETY: this is the member that the kernel filled in at an entry.
-    let number = unsafe { info.u.entry.nr };
-    every || !HARMLESS.iter().any(|harmless| u64::try_from(*harmless) == Ok(number))
-}
-
-/// Runs the program to the entry of the `stop`th system call that counts, has `then` done there, and kills it or lets it go
-/// on.
-fn stopped(words: &[String], stop: usize, kill: bool, then: impl FnOnce()) -> Ended {
-    let mut traced = command(MESH_INIT, words);
-    traced.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-    // SAFETY: ptrace(2) with PTRACE_TRACEME is one system call, which is safe between fork and exec.
-    unsafe { traced.pre_exec(|| ptrace::traceme().map_err(Into::into)) };
-    let child = traced.spawn().expect("starting the program");
-    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-    let wait = || waitpid(pid, None).expect("waiting for the traced run");
-    assert!(matches!(wait(), WaitStatus::Stopped(_, Signal::SIGTRAP)), "it stops behind exec");
-    // Without it the kernel does not tell which call a stop is for.
-    ptrace::setoptions(pid, ptrace::Options::PTRACE_O_TRACESYSGOOD).expect("tracing of system calls");
-    let mut passed = 0;
-    while passed <= stop {
-        ptrace::syscall(pid, None).unwrap();
-        let seen = wait();
-        if let WaitStatus::Exited(_, code) = seen {
-            return Ended::Early(code);
-        }
-        assert!(matches!(seen, WaitStatus::PtraceSyscall(_)), "{seen:?}");
-        passed += usize::from(counts(pid, !kill));
-    }
-    then();
-    if kill {
-        nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
-        assert!(matches!(wait(), WaitStatus::Signaled(_, Signal::SIGKILL, _)));
-    } else {
-        ptrace::detach(pid, None).unwrap();
-        assert_eq!(wait(), WaitStatus::Exited(pid, 0));
-    }
-    Ended::At
 }
 
 /// The configuration without what is of no consequence: half-written files that no runtime reads.
@@ -128,7 +41,7 @@ fn at_every_place(
     let mut states = std::collections::BTreeSet::new();
     for stop in 0.. {
         let node = node();
-        if let Ended::Early(code) = stopped(&node.words(verb, args), stop, true, || ()) {
+        if let Ended::Early(code) = stopped(&node.words(verb, args), Calls::Lasting, stop, true, || ()) {
             assert_eq!(code, 0);
             done(&node);
             eprintln!("{stop} places, {} states, {half_written} times something half-written", states.len());
@@ -243,7 +156,7 @@ fn overtaken() {
             fs::write(&new, &theirs).unwrap();
             fs::rename(&new, node.net().join("10-calico.conflist")).unwrap();
         };
-        if let Ended::Early(code) = stopped(&node.words("install", &[]), stop, false, edit) {
+        if let Ended::Early(code) = stopped(&node.words("install", &[]), Calls::Every, stop, false, edit) {
             assert_eq!(code, 0);
             break;
         }
