@@ -34,8 +34,10 @@ pub fn arrives(context: *mut bpf_sk_lookup, netns: u64) -> u32 {
     // that comes from elsewhere has.
     let (remote_v4, remote_v6) = (read!(context, remote_ip4), read_address!(context, remote_ip6));
     let address = of_family(read!(context, family), remote_v4, remote_v6);
+    let own = of_family(read!(context, family), read!(context, local_ip4), read_address!(context, local_ip6));
     let key = AddressKey { netns, address };
-    if address.is_loopback() || address.is_passthrough() || maps::ADDRESSES.get(&key).is_some() {
+    let stays = address.is_loopback() || address.is_passthrough() || address.is(own);
+    if stays || maps::ADDRESSES.get(&key).is_some() {
         return PASS;
     }
     #[expect(clippy::cast_possible_truncation, reason = "a port")]

@@ -103,12 +103,11 @@ pub fn put_address(pointer: *mut Address, Address([a, b, c, d]): Address) {
     }
 }
 
-/// Whether both are the same, word by word.
+/// Whether both are the same.
 #[inline(always)]
 #[must_use]
 pub fn same(one: Endpoint, other: Endpoint) -> bool {
-    let (Address([a, b, c, d]), Address([e, f, g, h])) = (one.address, other.address);
-    a == e && b == f && c == g && d == h && one.port == other.port
+    one.address.is(other.address) && one.port == other.port
 }
 
 /// The address of a socket of the family, of the two that the kernel has for it. Both are read first: a compiler that reads

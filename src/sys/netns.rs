@@ -221,23 +221,25 @@ pub fn private() -> Result<()> {
 }
 
 /// The addresses of the calling thread's namespace, but for the loopback ones: those that others may know before
-/// link-local ones, and the rest of each in the kernel's order.
+/// link-local ones, of each those of `lo` last, and the rest in the kernel's order.
 ///
 /// # Errors
 /// The kernel does not tell.
 pub fn own_addresses() -> Result<Vec<IpAddr>> {
     let found = nix::ifaddrs::getifaddrs()
         .map_err(|errno| Error::refused(format!("reading the addresses: {}", errno.desc())))?;
-    let mut addresses: Vec<IpAddr> = found
+    let mut addresses: Vec<(bool, IpAddr)> = found
         .filter_map(|found| {
+            let on_lo = found.flags.contains(InterfaceFlags::IFF_LOOPBACK);
             let address = found.address?;
             let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+            let ip = v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())));
+            Some((on_lo, ip?))
         })
-        .filter(|address| !address.is_loopback())
+        .filter(|(_, address)| !address.is_loopback())
         .collect();
-    addresses.sort_by_key(is_link_local);
-    Ok(addresses)
+    addresses.sort_by_key(|(on_lo, address)| (is_link_local(address), *on_lo));
+    Ok(addresses.into_iter().map(|(_, address)| address).collect())
 }
 
 /// What the calling thread's namespace sends from by its default route, in IPv4 or IPv6: the kernel chooses, and nothing is

@@ -9,10 +9,12 @@
 //! that do not open a connection.
 
 mod attempt;
+mod beyond;
 mod compare;
 mod drawn;
 pub(crate) mod policies;
 mod self_check;
+mod sockets;
 mod world;
 
 use std::collections::BTreeSet;
@@ -25,6 +27,7 @@ use crate::support::rules::Variant;
 use crate::telling::{self, Telling};
 use compare::{Judged, judge};
 use policies::Policy;
+use sockets::Difference;
 use world::World;
 
 /// Where the random policies come from. Another number, other policies.
@@ -36,22 +39,29 @@ const fn telling(name: &'static str, body: fn() -> String) -> Telling {
     Telling { name, body, within: Duration::from_secs(90) }
 }
 
-const CASES: [Telling; 15] = [
+const CASES: [Telling; 20] = [
     telling("judge::classic_and_scoped::legacy", || of(policies::classic_and_scoped(), Variant::Legacy)),
     telling("judge::classic_and_scoped::nft", || of(policies::classic_and_scoped(), Variant::Nft)),
     telling("judge::classic_and_scoped::native", || of(policies::classic_and_scoped(), Variant::Native)),
+    telling("judge::classic_and_scoped::ebpf", || {
+        sockets::of(policies::classic_and_scoped(), &Difference::BUT_OWN_PORT)
+    }),
     telling("judge::redirect::legacy", || of(policies::redirect(), Variant::Legacy)),
     telling("judge::redirect::nft", || of(policies::redirect(), Variant::Nft)),
     telling("judge::redirect::native", || of(policies::redirect(), Variant::Native)),
+    telling("judge::redirect::ebpf", || sockets::of(policies::redirect(), &Difference::ALL)),
     telling("judge::tproxy_and_dns::legacy", || of(policies::tproxy_and_dns(), Variant::Legacy)),
     telling("judge::tproxy_and_dns::nft", || of(policies::tproxy_and_dns(), Variant::Nft)),
     telling("judge::tproxy_and_dns::native", || of(policies::tproxy_and_dns(), Variant::Native)),
+    telling("judge::tproxy_and_dns::ebpf", || sockets::of(policies::tproxy_and_dns(), &Difference::ALL)),
     telling("judge::letter::legacy", || of(policies::letter(), Variant::Legacy)),
     telling("judge::letter::nft", || of(policies::letter(), Variant::Nft)),
     telling("judge::letter::native", || of(policies::letter(), Variant::Native)),
+    telling("judge::letter::ebpf", || sockets::of(policies::letter(), &Difference::ALL)),
     telling("judge::drawn::legacy", || of(drawn::policies(SEED, DRAWN), Variant::Legacy)),
     telling("judge::drawn::nft", || of(drawn::policies(SEED, DRAWN), Variant::Nft)),
     telling("judge::drawn::native", || of(drawn::policies(SEED, DRAWN), Variant::Native)),
+    telling("judge::drawn::ebpf", || sockets::of(drawn::policies(SEED, DRAWN), &Difference::ALL)),
 ];
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -62,6 +72,7 @@ pub(crate) fn cases() -> Vec<Case> {
     )]));
     let map = Case::new("judge::a_changed_map_is_noticed::native", self_check::a_changed_map_is_noticed);
     cases.push(map);
+    cases.extend(beyond::cases());
     cases.push(Case::new("judge::every_clause_decides", every_clause_decides));
     cases
 }

@@ -11,6 +11,7 @@ pub(crate) mod command;
 pub(crate) mod creds;
 pub(crate) mod dial;
 pub(crate) mod netns;
+pub(crate) mod pins;
 pub(crate) mod queries;
 pub(crate) mod resolv;
 pub(crate) mod rules;

@@ -46,6 +46,14 @@ impl Address {
         a | b | (c ^ MAPPED) == 0
     }
 
+    /// Whether both are the same.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is(self, other: Address) -> bool {
+        let (Address([a, b, c, d]), Address([e, f, g, h])) = (self, other);
+        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) == 0
+    }
+
     /// Whether it is 0.0.0.0 or `::`.
     #[inline(always)]
     #[must_use]

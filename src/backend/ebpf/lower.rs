@@ -38,6 +38,14 @@ pub struct Lowered {
 }
 
 impl Lowered {
+    /// Puts everything in the order of its numbers: maps have none that lasts.
+    pub fn sort(&mut self) {
+        let Lowered { networks, ports, owners, .. } = self;
+        networks.sort_unstable_by_key(|(key, _)| (key.address.0.map(u32::from_be), key.prefix_len));
+        ports.sort_unstable_by_key(|(key, _)| (u16::from_be(key.port), key.prefix_len));
+        owners.sort_unstable_by_key(|(key, _)| (key.kind, key.id));
+    }
+
     /// The same under another generation.
     #[must_use]
     pub fn at(&self, generation: u32) -> Lowered {

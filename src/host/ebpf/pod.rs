@@ -137,6 +137,7 @@ impl Node {
         {
             lowered.owners.extend(maps.owners.get(&key)?.map(|flags| (key, flags)));
         }
+        lowered.sort();
         let addresses = maps.addresses.keys()?.into_iter().filter(|key| key.netns == netns);
         let mut counters = Vec::new();
         for clause in Clause::ALL {

@@ -1,7 +1,7 @@
 //! Connections: all that the world has, and making one.
 
 use std::fmt;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -43,6 +43,31 @@ pub(super) enum Sends {
     AsTheClient(u32),
 }
 
+/// How its socket is used. To rules, which see packets, that is all one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// It is bound to a port before.
+    Bound,
+    /// The kernel chooses the port.
+    Free,
+    /// An IPv6 socket, that speaks to an IPv4 address in IPv6's form.
+    Mapped,
+    /// UDP: the address is given with what is sent.
+    Unconnected,
+    /// Both.
+    MappedUnconnected,
+}
+
+impl Manner {
+    fn is_mapped(self) -> bool {
+        matches!(self, Self::Mapped | Self::MappedUnconnected)
+    }
+
+    pub(super) fn is_connected(self) -> bool {
+        !matches!(self, Self::Unconnected | Self::MappedUnconnected)
+    }
+}
+
 /// A connection that can be made.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attempt {
@@ -58,18 +83,28 @@ pub(super) struct Attempt {
 pub(super) enum Seen {
     Answered {
         by: Greeting,
-        /// The client's own end.
-        from: SocketAddr,
+        ends: Ends,
     },
     /// The host it went to has nobody who listens.
     Refused,
     Lost(String),
 }
 
+/// The ends of a connection, as the client has them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    /// `getsockname`
+    pub(super) from: SocketAddr,
+    /// `getpeername`, or where an answer says that it comes from.
+    pub(super) peer: SocketAddr,
+}
+
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Seen::Answered { by, from } => write!(f, "from {from}, answered by {by}"),
+            Seen::Answered { by, ends: Ends { from, peer } } => {
+                write!(f, "from {from} to {peer}, answered by {by}")
+            }
             Seen::Refused => f.write_str("refused"),
             Seen::Lost(why) => write!(f, "lost: {why}"),
         }
@@ -81,12 +116,12 @@ impl Attempt {
         if self.to.is_ipv4() { Family::V4 } else { Family::V6 }
     }
 
-    /// Makes it, from a source port, if the client says where it comes from with that address.
-    pub(super) fn make(&self, netns: &Netns, source: SocketAddr, patience: Duration) -> Seen {
-        let made = netns.run_as(self.who, || self.reach(source, patience));
+    /// Makes it; `source` is the port that it is bound to, and the address if the client says where it comes from.
+    pub(super) fn make(&self, netns: &Netns, manner: Manner, source: SocketAddr, patience: Duration) -> Seen {
+        let made = netns.run_as(self.who, || self.reach(manner, source, patience));
         match made {
-            Ok((line, from)) => match line.parse() {
-                Ok(by) => Seen::Answered { by, from },
+            Ok((line, ends)) => match line.parse() {
+                Ok(by) => Seen::Answered { by, ends },
                 Err(why) => Seen::Lost(why),
             },
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => Seen::Refused,
@@ -94,8 +129,9 @@ impl Attempt {
         }
     }
 
-    fn reach(&self, source: SocketAddr, patience: Duration) -> std::io::Result<(String, SocketAddr)> {
-        let family = if self.to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    fn reach(&self, manner: Manner, source: SocketAddr, patience: Duration) -> io::Result<(String, Ends)> {
+        let v4 = self.to.is_ipv4() && !manner.is_mapped();
+        let family = if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let kind = if self.udp { SockType::Datagram } else { SockType::Stream };
         let socket: OwnedFd = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
         if let Sends::AsTheClient(mark) = self.sends {
@@ -107,29 +143,63 @@ impl Attempt {
         // It bounds the connecting as well.
         setsockopt(&socket, sockopt::SendTimeout, &time)?;
         setsockopt(&socket, sockopt::ReceiveTimeout, &time)?;
-        let mut own = source;
-        if self.sends == Sends::Plainly {
-            own.set_ip(if own.is_ipv4() { [0; 4].into() } else { [0; 16].into() });
+        if manner == Manner::Bound {
+            let mut own = source;
+            if self.sends == Sends::Plainly {
+                own.set_ip(if own.is_ipv4() { [0; 4].into() } else { [0; 16].into() });
+            }
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(own))?;
         }
-        bind(socket.as_raw_fd(), &SockaddrStorage::from(own))?;
-        connect(socket.as_raw_fd(), &SockaddrStorage::from(self.to)).map_err(|error| {
-            let overdue = error == Errno::EINPROGRESS;
-            if overdue { ErrorKind::TimedOut.into() } else { std::io::Error::from(error) }
-        })?;
-        if self.udp { ask(&UdpSocket::from(socket)) } else { greet(TcpStream::from(socket)) }
+        let to = match self.to {
+            SocketAddr::V4(v4) if manner.is_mapped() => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
+            SocketAddr::V4(_) | SocketAddr::V6(_) => self.to,
+        };
+        if manner.is_connected() {
+            connect(socket.as_raw_fd(), &SockaddrStorage::from(to)).map_err(|error| {
+                let overdue = error == Errno::EINPROGRESS;
+                if overdue { ErrorKind::TimedOut.into() } else { io::Error::from(error) }
+            })?;
+        }
+        let (line, Ends { from, peer }) = match self.udp {
+            true if manner.is_connected() => ask(&UdpSocket::from(socket))?,
+            true => ask_at(&UdpSocket::from(socket), to)?,
+            false => greet(TcpStream::from(socket))?,
+        };
+        // Whoever asked by an address in IPv6's form is told one.
+        if from.is_ipv4() != v4 || peer.is_ipv4() != v4 || is_mapped(peer) != manner.is_mapped() {
+            return Err(io::Error::other(format!("from {from} to {peer} is of another family")));
+        }
+        Ok((line, Ends { from: canonical(from), peer: canonical(peer) }))
     }
 }
 
-fn ask(socket: &UdpSocket) -> std::io::Result<(String, SocketAddr)> {
+fn is_mapped(address: SocketAddr) -> bool {
+    matches!(address, SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some())
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn ask(socket: &UdpSocket) -> io::Result<(String, Ends)> {
     socket.send(b"ping")?;
     let mut buffer = [0; 2048];
     let read = socket.recv(&mut buffer)?;
-    Ok((String::from_utf8_lossy(&buffer[..read]).into_owned(), socket.local_addr()?))
+    let ends = Ends { from: socket.local_addr()?, peer: socket.peer_addr()? };
+    Ok((String::from_utf8_lossy(&buffer[..read]).into_owned(), ends))
+}
+
+/// An unconnected socket has a port of its own, and no address.
+fn ask_at(socket: &UdpSocket, to: SocketAddr) -> io::Result<(String, Ends)> {
+    socket.send_to(b"ping", to)?;
+    let mut buffer = [0; 2048];
+    let (read, peer) = socket.recv_from(&mut buffer)?;
+    Ok((String::from_utf8_lossy(&buffer[..read]).into_owned(), Ends { from: socket.local_addr()?, peer }))
 }
 
 /// Hears the greeting and has some bytes echoed.
-fn greet(stream: TcpStream) -> std::io::Result<(String, SocketAddr)> {
-    let from = stream.local_addr()?;
+fn greet(stream: TcpStream) -> io::Result<(String, Ends)> {
+    let ends = Ends { from: stream.local_addr()?, peer: stream.peer_addr()? };
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     stream.read_line(&mut line)?;
@@ -137,9 +207,9 @@ fn greet(stream: TcpStream) -> std::io::Result<(String, SocketAddr)> {
     let mut back = [0; 4];
     stream.read_exact(&mut back)?;
     if back != *b"ping" {
-        return Err(std::io::Error::other(format!("{:?} came back", String::from_utf8_lossy(&back))));
+        return Err(io::Error::other(format!("{:?} came back", String::from_utf8_lossy(&back))));
     }
-    Ok((line, from))
+    Ok((line, ends))
 }
 
 /// Users and groups of `here` that policies tell apart.

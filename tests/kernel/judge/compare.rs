@@ -13,17 +13,18 @@ use mesh_init::policy::{self, IfName, Inbound, Layout, Mode, RuleId};
 use mesh_init::rules::{Routing, RuleSet};
 use mesh_init::sys::nftables::Nftables;
 
-use super::attempt::{Attempt, Origin, Seen, Sends, all};
+use super::attempt::{Attempt, Ends, Manner, Origin, Seen, Sends, all};
 use super::drawn::Dice;
 use super::policies::Policy;
 use super::world::{self, World, conn, listener, redirected_to, server};
 use crate::support::rules::{Family, Variant, save};
+use crate::support::serve::Greeting;
 
 /// How long a client waits for anything, and for what is not to come.
-const PATIENCE: Duration = Duration::from_secs(3);
-const SHORT: Duration = Duration::from_millis(250);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const SHORT: Duration = Duration::from_millis(250);
 /// How many connections of each kind of answer are made.
-const OF_A_KIND: usize = 2;
+pub(super) const OF_A_KIND: usize = 2;
 
 /// What became of the connections of a policy, or of several.
 #[derive(Default)]
@@ -92,7 +93,7 @@ pub(super) fn read_back(world: &World, variant: Variant) -> RuleSet {
 }
 
 /// Every connection that the rules leave possible.
-fn attempts(rules: &RuleSet) -> Vec<Attempt> {
+pub(super) fn attempts(rules: &RuleSet) -> Vec<Attempt> {
     // Without the routing of TPROXY the answers to what is sent as the client go to the client.
     let mark = rules.routing.iter().find_map(|piece| match piece {
         Routing::Rule { mark, .. } => Some(mark.0),
@@ -161,7 +162,7 @@ pub(super) fn judge(world: &mut World, variant: Variant, policy: &Policy) -> Jud
 }
 
 /// What is decided the same way for the same reason.
-fn kind(attempt: &Attempt, decision: &Decision<'_>) -> String {
+pub(super) fn kind(attempt: &Attempt, decision: &Decision<'_>) -> String {
     let rule = decision.by.map(|place| (place.chain.table.to_string(), &place.chain.name, place.index));
     let Attempt { from, udp, sends, .. } = attempt;
     let passes = matches!(decision.outcome, Outcome::Passed) && server(attempt.to, *udp).is_none();
@@ -182,7 +183,7 @@ fn make(world: &mut World, policy: &Request, attempt: &Attempt, rules: [&RuleSet
     });
     let lost = expected.iter().all(|outcome| *outcome == Outcome::Dropped);
     let patience = if lost { SHORT } else { PATIENCE };
-    let seen = attempt.make(world.netns(attempt.from), conn.source, patience);
+    let seen = attempt.make(world.netns(attempt.from), Manner::Bound, conn.source, patience);
     judged.made += 1;
     judged.clauses.extend(decisions[0].clause());
     *judged.outcomes.entry(word(&expected[0])).or_default() += 1;
@@ -190,13 +191,13 @@ fn make(world: &mut World, policy: &Request, attempt: &Attempt, rules: [&RuleSet
         (&mut judged.compiled, "compiled rules", &decisions[0], &expected[0]),
         (&mut judged.read, "rules read", &decisions[1], &expected[1]),
     ] {
-        let Some(why) = disagreement(attempt, &conn, expected, &seen) else { continue };
+        let Some(why) = expect(attempt, &conn, expected).disagreement(&seen) else { continue };
         let outcome = &decision.outcome;
         complaints.push(format!("by the {whose}: {conn}: expected {outcome:?}, but {why}; seen {seen}"));
     }
 }
 
-fn word(outcome: &Outcome) -> &'static str {
+pub(super) fn word(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Captured { by: Capture::Redirect, .. } => "by REDIRECT",
         Outcome::Captured { by: Capture::Tproxy, .. } => "by TPROXY",
@@ -207,42 +208,108 @@ fn word(outcome: &Outcome) -> &'static str {
     }
 }
 
-/// What was seen that `outcome` does not mean.
-fn disagreement(attempt: &Attempt, conn: &Conn, outcome: &Outcome, seen: &Seen) -> Option<&'static str> {
-    let to = attempt.to;
-    let (by, from) = match (outcome, seen) {
-        (Outcome::CannotTell, _) => return Some("every rule here can be understood"),
-        (Outcome::Dropped, Seen::Lost(_)) => return None,
-        (Outcome::Dropped, _) => return Some("it is not lost"),
-        (Outcome::Passed, Seen::Refused) if server(to, attempt.udp).is_none() => return None,
-        (_, Seen::Refused | Seen::Lost(_)) => return Some("nobody answers"),
-        (_, Seen::Answered { by, from }) => (by, *from),
-    };
-    // UDP has no SO_ORIGINAL_DST, and without NAT conntrack need not know the connection.
-    let original = |needed: bool| match by.original {
-        None => !needed || attempt.udp,
-        Some(original) => same(original, to),
-    };
-    let (name, at, known) = match outcome {
+/// What is to be seen of a connection.
+#[derive(Clone, Debug)]
+pub(super) enum Expected {
+    /// The evaluator does not know.
+    Unclear,
+    Lost,
+    /// Nobody listens there.
+    Refused,
+    Answer(Answer),
+}
+
+/// What an answer is to say.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    /// Who answers; nobody can where nobody listens.
+    pub(super) name: Option<String>,
+    pub(super) at: At,
+    pub(super) original: Original,
+    /// Where the client sends from: with that port, unless it is 0.
+    pub(super) from: SocketAddr,
+    /// Whom the client called, and speaks with.
+    pub(super) to: SocketAddr,
+}
+
+/// Where a connection arrives.
+#[derive(Clone, Debug)]
+pub(super) enum At {
+    Exactly(SocketAddr),
+    /// Where REDIRECT sends it, at that port. TPROXY's have another in their address.
+    Redirected(Option<u16>, Attempt),
+}
+
+/// `SO_ORIGINAL_DST`, which UDP has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Original {
+    Told(SocketAddr),
+    /// Without NAT conntrack need not know the connection.
+    IfAny(SocketAddr),
+    NotTold,
+}
+
+/// What `outcome` means by rules.
+pub(super) fn expect(attempt: &Attempt, conn: &Conn, outcome: &Outcome) -> Expected {
+    let Attempt { to, udp, .. } = *attempt;
+    let told = if udp { Original::NotTold } else { Original::Told(to) };
+    let (name, at, original) = match outcome {
+        Outcome::CannotTell => return Expected::Unclear,
+        Outcome::Dropped => return Expected::Lost,
+        Outcome::Passed if server(to, udp).is_none() => return Expected::Refused,
+        Outcome::Passed => (server(to, udp), At::Exactly(to), Original::IfAny(to)),
         Outcome::Captured { port, by: Capture::Redirect } => {
-            // The socket's port is in its name: one that TPROXY chose before has it not in its address.
-            (listener(port.number()), redirected_to(attempt, by.local.ip()), original(true))
+            (listener(port.number()), At::Redirected(None, *attempt), told)
         }
         Outcome::Captured { port, by: Capture::Tproxy } => {
-            (listener(port.number()), same(by.local, to), original(false))
+            (listener(port.number()), At::Exactly(to), Original::IfAny(to))
         }
-        Outcome::Translated(other) => (server(*other, attempt.udp), same(by.local, *other), original(true)),
-        Outcome::Passed | Outcome::Dropped | Outcome::CannotTell => {
-            (server(to, attempt.udp), same(by.local, to), original(false))
-        }
+        Outcome::Translated(other) => (server(*other, udp), At::Exactly(*other), told),
     };
-    match () {
-        () if name.as_ref() != Some(&by.name) => Some("somebody else answers"),
-        () if !at => Some("it arrives at another address"),
-        () if !known => Some("the original destination is another one"),
-        () if !same(by.peer, from) => Some("the two ends do not agree on the client's address"),
-        () if !same(from, conn.source) => Some("the client has another address"),
-        () => None,
+    Expected::Answer(Answer { name, at, original, from: conn.source, to })
+}
+
+impl Expected {
+    /// What was seen that is not it.
+    pub(super) fn disagreement(&self, seen: &Seen) -> Option<&'static str> {
+        match (self, seen) {
+            (Expected::Unclear, _) => Some("every rule here can be understood"),
+            (Expected::Lost, Seen::Lost(_)) | (Expected::Refused, Seen::Refused) => None,
+            (Expected::Lost, _) => Some("it is not lost"),
+            (_, Seen::Refused | Seen::Lost(_)) => Some("nobody answers"),
+            (Expected::Refused, Seen::Answered { .. }) => Some("somebody else answers"),
+            (Expected::Answer(answer), Seen::Answered { by, ends }) => answer.disagreement(by, ends),
+        }
+    }
+}
+
+impl Answer {
+    fn disagreement(&self, by: &Greeting, ends: &Ends) -> Option<&'static str> {
+        let Ends { from, peer } = *ends;
+        let at = match &self.at {
+            At::Exactly(at) => same(by.local, *at),
+            At::Redirected(port, attempt) => {
+                redirected_to(attempt, by.local.ip()) && port.is_none_or(|port| port == by.local.port())
+            }
+        };
+        let original = match (self.original, by.original) {
+            (Original::NotTold | Original::IfAny(_), None) => true,
+            (Original::NotTold, Some(_)) | (Original::Told(_), None) => false,
+            (Original::Told(to) | Original::IfAny(to), Some(original)) => same(original, to),
+        };
+        // An unconnected socket has no address.
+        let both = from.ip().is_unspecified() && by.peer.port() == from.port() || same(by.peer, from);
+        let port = self.from.port();
+        match () {
+            () if self.name.as_ref() != Some(&by.name) => Some("somebody else answers"),
+            () if !at => Some("it arrives at another address"),
+            () if !original => Some("the original destination is another one"),
+            () if !both => Some("the two ends do not agree on the client's address"),
+            () if by.peer.ip() != self.from.ip() => Some("the client has another address"),
+            () if port != 0 && by.peer.port() != port => Some("the client has another port"),
+            () if !same(peer, self.to) => Some("the client speaks with somebody whom it did not call"),
+            () => None,
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use mesh_init::rules::compile::{compile, native};
 
 use super::world::{RESOLVER, World};
 use crate::support::call::Call;
+use crate::support::command::{Run, mesh_init};
 use crate::support::rules::{Family, Variant};
 use crate::support::wire::HERE;
 
@@ -59,6 +60,50 @@ impl Policy {
         let call = Call::mesh_init(&world.here, &words);
         let call = self.env.iter().fold(call, |call, (name, value)| call.env(name, value));
         call.run().code(0);
+    }
+
+    /// The same for capture at the sockets, which istio-iptables knows nothing of.
+    pub(super) fn at_sockets(&self) -> Self {
+        let Some(rest) = self.text.strip_prefix("istio-iptables ") else { return self.clone() };
+        let stack = if rest.starts_with("--dual-stack ") { "on" } else { "off" };
+        let mut text = format!("--layout istio-iptables --ipv6 {stack}");
+        let mut flag = "";
+        for word in rest.split(' ').filter(|word| *word != "--dual-stack") {
+            // It has another sign for ranges of ports.
+            let ranges = ["-b", "-d", "-o", "-q"].contains(&flag);
+            let said = if ranges { word.replace(':', "-") } else { word.to_owned() };
+            text = format!("{text} {said}");
+            flag = word;
+        }
+        for (name, value) in &self.env {
+            let flag = match *name {
+                "ISTIO_OUTBOUND_OWNER_GROUPS" => "--owner-group",
+                "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE" => "--exclude-owner-group",
+                _ => panic!("{name} has no flag"),
+            };
+            text = format!("{text} {flag} {value}");
+        }
+        Self::new(text)
+    }
+
+    /// The same without what no hook of a socket can do.
+    pub(super) fn able(&self) -> Self {
+        let mut able = Vec::new();
+        let mut words = self.text.split(' ');
+        while let Some(word) = words.next() {
+            match word {
+                "-m" | "-c" | "-k" | "-t" | "-r" => drop(words.next()),
+                "--drop-invalid" => {}
+                _ => able.push(word),
+            }
+        }
+        Self::new(able.join(" "))
+    }
+
+    /// Runs the program, for capture at the sockets of `here`.
+    pub(super) fn run_at_sockets(&self, world: &World) -> Run {
+        let words: Vec<_> = self.words().chain(["--backend", "ebpf"]).collect();
+        mesh_init(&world.here, &words)
     }
 
     /// What the program makes of the words.

@@ -41,7 +41,17 @@ pub(super) struct World {
 }
 
 impl World {
+    /// Its proxy takes connections to addresses of other hosts as well, for TPROXY.
     pub(super) fn new() -> Self {
+        Self::with(|here, name, port| drop(Service::transparent(here, ROOT_PROXY, name, &[port])))
+    }
+
+    /// Its proxy is the one that every policy names: at the sockets nobody else's gets what arrives.
+    pub(super) fn at_sockets() -> Self {
+        Self::with(|here, name, port| drop(Service::tcp(here, PROXY, name, &[port])))
+    }
+
+    fn with(proxy: fn(&Netns, &str, u16)) -> Self {
         resolvers(&Family::BOTH.map(|family| RESOLVER.ip(family)));
         let (here, there, behind) = three_hosts();
         for family in Family::BOTH {
@@ -59,8 +69,7 @@ impl World {
         }
         for port in CAPTURE {
             // Transparent ones take what REDIRECT sends as well.
-            let name = listener(port).expect("somebody listens");
-            Service::transparent(&here, ROOT_PROXY, &name, &[port]);
+            proxy(&here, &listener(port).expect("somebody listens"), port);
         }
         for port in AGENT {
             let name = listener(port).expect("somebody listens");
