@@ -44,7 +44,7 @@ const CASES: [Telling; 20] = [
     telling("judge::classic_and_scoped::nft", || of(policies::classic_and_scoped(), Variant::Nft)),
     telling("judge::classic_and_scoped::native", || of(policies::classic_and_scoped(), Variant::Native)),
     telling("judge::classic_and_scoped::ebpf", || {
-        sockets::of(policies::classic_and_scoped(), &Difference::BUT_OWN_PORT)
+        sockets::of(policies::classic_and_scoped(), &Difference::ALL)
     }),
     telling("judge::redirect::legacy", || of(policies::redirect(), Variant::Legacy)),
     telling("judge::redirect::nft", || of(policies::redirect(), Variant::Nft)),
