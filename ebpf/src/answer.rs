@@ -67,20 +67,16 @@ const PAGE: i32 = 4096;
 #[inline(always)]
 pub fn original_destination(context: *mut bpf_sockopt) -> i32 {
     let (level, name) = (read!(context, level), read!(context, optname));
-    let asked = name == SO_ORIGINAL_DST && (level == SOL_IP || level == SOL_IPV6);
-    if asked {
+    if name == SO_ORIGINAL_DST && (level == SOL_IP || level == SOL_IPV6) {
         if let Some(original) = original_of(context) {
             if original.address.is_v4() == (level == SOL_IP) {
                 return answer(context, original);
             }
         }
     }
-    // The buffer has what the caller's memory has already, but when that is longer: then the call would fail, or when the
-    // kernel's answer is an error: then the buffer is empty, and would go where a caller has its default. A length of zero
-    // leaves the caller's memory as it is (`__cgroup_bpf_run_filter_getsockopt`, kernel/bpf/cgroup.c). The question that is
-    // ours may be another program's, too, which comes after this one and needs the length.
-    let (length, error) = (read!(context, optlen), read!(context, retval));
-    if length > PAGE || (error != 0 && !asked) {
+    // What is longer than the buffer is in the caller's memory already: with the length left as it is the call would fail
+    // (`__cgroup_bpf_run_filter_getsockopt`, kernel/bpf/cgroup.c).
+    if read!(context, optlen) > PAGE {
         write!(context, optlen, 0);
     }
     1

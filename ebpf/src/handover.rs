@@ -61,7 +61,10 @@ fn connects(context: *mut bpf_sock_ops) {
         let sock = sock.as_ptr();
         // SAFETY: fields of what is there.
         let (target, original) = unsafe { (&raw const (*sock).target, &raw const (*sock).original) };
-        if SockFlags(read!(sock, flags.0)).has(SockFlags::SENT) && same(endpoint(target), server) {
+        let known = SockFlags(read!(sock, flags.0));
+        // `connect` has come through.
+        write!(sock, flags, SockFlags(known.0 & !SockFlags::FRESH.0));
+        if known.has(SockFlags::SENT) && same(endpoint(target), server) {
             maps::PAIRS.insert(&pair, &endpoint(original));
             // Others may be called back, too.
             let flags = read!(context, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG;

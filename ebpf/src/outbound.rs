@@ -164,9 +164,6 @@ fn divert(context: *mut bpf_sock_addr, to: Endpoint, ipv6: bool, hook: Hook, cal
     let from = own_address(socket, hook);
     let address = destination(to.address, ipv6);
     let sock = maps::SOCKS.of(socket);
-    if call == Call::Send && is_where_it_was_sent(socket, sock, to) {
-        return Diverted::No;
-    }
     // A connection before this one, which failed or was given up, had its source chosen here: this one has none yet.
     let chosen = call == Call::Connect
         && sock.is_some_and(|sock| SockFlags(read!(sock.as_ptr(), flags.0)).has(SockFlags::BOUND));
@@ -191,8 +188,8 @@ fn divert(context: *mut bpf_sock_addr, to: Endpoint, ipv6: bool, hook: Hook, cal
     here.count(decision.clause);
     match decision.verdict {
         Verdict::Pass => {
-            forget(sock, to, call);
-            if chosen {
+            let again = forget(sock, to, call);
+            if chosen && !again {
                 bind(context, Address::NONE);
             }
             Diverted::No
@@ -204,33 +201,29 @@ fn divert(context: *mut bpf_sock_addr, to: Endpoint, ipv6: bool, hook: Hook, cal
     }
 }
 
-/// Whether `to` is what the socket was connected to in the place of another: an IPv6 socket that is connected to an IPv4
-/// address in IPv6's form asks about that again with everything that it sends (`udpv6_sendmsg`, net/ipv6/udp.c).
-#[inline(always)]
-fn is_where_it_was_sent(socket: *mut bpf_sock, sock: Option<NonNull<Sock>>, to: Endpoint) -> bool {
-    let Some(sock) = sock else { return false };
-    let sock = sock.as_ptr();
-    // SAFETY: a field of what is there.
-    let target = unsafe { &raw const (*sock).target };
-    let sent = SockFlags(read!(sock, flags.0)).has(SockFlags::SENT);
-    sent && read!(socket, dst_port) != 0 && same(endpoint(target), to)
-}
-
 /// What was sent elsewhere once and is not now has its peer's own address.
+///
+/// Says whether it is the same call again, which has come to be where it was sent: a control group and one that it is in may have
+/// these programs both, and of an IPv4 address in IPv6's form UDP asks twice (`__ip6_datagram_connect`, net/ipv6/datagram.c).
 #[inline(always)]
-fn forget(sock: Option<NonNull<Sock>>, to: Endpoint, call: Call) {
-    let Some(sock) = sock else { return };
+fn forget(sock: Option<NonNull<Sock>>, to: Endpoint, call: Call) -> bool {
+    let Some(sock) = sock else { return false };
     let sock = sock.as_ptr();
     let flags = SockFlags(read!(sock, flags.0));
     if !flags.has(SockFlags::SENT) {
-        return;
+        return false;
     }
     // SAFETY: a field of what is there.
     let target = unsafe { &raw const (*sock).target };
     // An unconnected socket may still be answered from where it sent before.
-    if call == Call::Connect || same(endpoint(target), to) {
+    let is_target = same(endpoint(target), to);
+    if is_target && flags.has(SockFlags::FRESH) {
+        return true;
+    }
+    if call == Call::Connect || is_target {
         write!(sock, flags, SockFlags(flags.0 & !SockFlags::SENT.0));
     }
+    false
 }
 
 /// Sends the call to the proxy, and remembers where it was meant to go.
@@ -255,7 +248,7 @@ fn send(
     put_endpoint(kept_target, target);
     put_endpoint(kept_original, to);
     let flags = SockFlags(read!(sock, flags.0));
-    write!(sock, flags, flags.and(SockFlags::SENT));
+    write!(sock, flags, flags.and(SockFlags::SENT).and(SockFlags::FRESH));
     // Asked again, and not handed on: what the verifier knows of a value by now it would follow through every way here.
     let chosen = call == Call::Connect && flags.has(SockFlags::BOUND);
     if chosen || own_address(socket, hook).is_unspecified() {

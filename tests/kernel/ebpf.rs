@@ -3,8 +3,12 @@
 //! Every case has a control group and a BPF file system of its own, so that no other process of the machine is captured.
 
 mod addresses;
+mod backlog;
+mod beside;
 mod connects;
+mod dns;
 mod elsewhere;
+mod flips;
 mod kills;
 mod options;
 mod owners;
@@ -36,6 +40,10 @@ pub(crate) fn cases() -> Vec<Case> {
         owners::CASES,
         elsewhere::CASES,
         options::CASES,
+        beside::CASES,
+        backlog::CASES,
+        flips::CASES,
+        dns::CASES,
         connects::CASES,
         kills::CASES,
     ]
@@ -103,7 +111,7 @@ impl Pod {
     /// The words of a run that applies `flags` to this control group.
     fn words<'a>(&'a self, flags: &'a str) -> Vec<&'a str> {
         let words = ["apply", "--backend", "ebpf", "--cgroup", self.cgroup.folder()];
-        words.into_iter().chain(flags.split(' ')).collect()
+        words.into_iter().chain(flags.split(' ').filter(|word| !word.is_empty())).collect()
     }
 
     #[track_caller]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::child::skip;
 
@@ -62,9 +63,13 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         join(&self.root);
-        // A socket of a thread that still runs does not hold it.
+        // A thread that is ending is in it until it has ended; a socket of one that still runs does not hold it.
+        let end = Instant::now() + Duration::from_secs(3);
         for folder in [&self.folder, &self.parent] {
-            fs::remove_dir(folder).unwrap_or_else(|error| panic!("removing {}: {error}", folder.display()));
+            while let Err(error) = fs::remove_dir(folder) {
+                assert!(Instant::now() < end, "removing {}: {error}", folder.display());
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
     }
 }

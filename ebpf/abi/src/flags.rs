@@ -119,5 +119,7 @@ flags! {
         STEERED = 4;
         /// Its source address is one that was chosen for it: it holds for no other connection.
         BOUND = 5;
+        /// It was sent elsewhere by a call that is not through all programs yet.
+        FRESH = 6;
     }
 }

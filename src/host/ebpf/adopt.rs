@@ -43,7 +43,10 @@ pub(super) fn listeners(node: &Node, netns: u64, lowered: &Lowered) -> Result<()
         let target = Endpoint { port: u32::from(port), ..Endpoint::NONE };
         maps.socks
             .put(&listener::number(&socket), &Sock { flags: SockFlags::PROXYS, target, ..Sock::NEW })?;
-        maps.listeners.put(&key(place), &u64::from(listener::number(&socket).cast_unsigned()))?;
+        let value = u64::from(listener::number(&socket).cast_unsigned());
+        maps.listeners.put(&key(place), &value).map_err(|error| {
+            error.remedy("the kernel gives connections to listeners of TCP alone: if the proxy's is one of MPTCP, have it listen with TCP")
+        })?;
     }
     Ok(())
 }

@@ -186,8 +186,8 @@ fn refused_and_again() {
     }
 }
 
-/// An IPv6 socket takes IPv4 destinations too, until it has had a source of IPv6: by that it becomes one for IPv6 alone
-/// (`__inet6_bind`, net/ipv6/af_inet6.c).
+/// An IPv6 socket takes IPv4 destinations, too, until it has had a source of IPv6: by that it becomes one for IPv6 alone
+/// (`__inet6_bind`, net/ipv6/af_inet6.c). The other way round no kernel can, without any of this.
 fn of_the_other_family_again() {
     let pod = Pod::new(POD);
     let mapped = |address: SocketAddr| match address.ip() {
@@ -195,17 +195,19 @@ fn of_the_other_family_again() {
         IpAddr::V6(_) => address,
     };
     pod.here.run_as(APP, || {
-        let socket = new(Family::V6);
-        for family in [Family::V4, Family::V4, Family::V6, Family::V6] {
+        let [first, second] = [(); 2].map(|()| new(Family::V6));
+        for (socket, family) in
+            [(&first, Family::V4), (&first, Family::V4), (&second, Family::V6), (&second, Family::V6)]
+        {
             let to = mapped(THERE.port(family, PORT));
-            call(&socket, to).unwrap_or_else(|error| panic!("{to}: {error}"));
-            let seen = greeting(&socket);
+            call(socket, to).unwrap_or_else(|error| panic!("{to}: {error}"));
+            let seen = greeting(socket);
             let original = seen.original.map(|original| original.ip().to_canonical());
             assert_eq!((seen.name.as_str(), original), ("outbound", Some(THERE.ip(family))), "{seen}");
-            assert_eq!(peer(&socket), to);
-            undo(&socket);
+            assert_eq!(peer(socket), to);
+            undo(socket);
         }
-        assert_eq!(call(&socket, mapped(THERE.port(Family::V4, PORT))), Err(Errno::ENETUNREACH));
+        assert_eq!(call(&second, mapped(THERE.port(Family::V4, PORT))), Err(Errno::ENETUNREACH));
     });
 }
 
@@ -261,8 +263,7 @@ fn over_one_interface() {
                     .expect("a time");
                 let called = call(&socket, THERE.port(family, PORT));
                 let answered = called.map(|()| greeting(&socket).name);
-                assert_ne!(answered.as_deref(), Ok("there"), "past the proxy");
-                eprintln!("{family:?}: {answered:?}");
+                assert!(answered.is_err(), "{family:?}: {answered:?}");
             }
         });
     }
@@ -297,20 +298,25 @@ fn from_an_address() {
     });
 }
 
+/// A socket of MPTCP.
+pub(super) fn mptcp(family: Family) -> OwnedFd {
+    const IPPROTO_MPTCP: i32 = 262;
+    let domain = if family == Family::V4 { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: three integers.
+    let fd = unsafe { libc::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, IPPROTO_MPTCP) };
+    if fd < 0 {
+        assert!(matches!(Errno::last(), Errno::EPROTONOSUPPORT | Errno::ENOPROTOOPT), "{}", Errno::last());
+        crate::child::skip("the kernel has no MPTCP");
+    }
+    // SAFETY: the kernel has just made it for us, and nobody else has it.
+    unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) }
+}
+
 /// MPTCP: the subflow is captured and told apart; its name of the peer is where it was sent.
 fn over_many_paths() {
-    const IPPROTO_MPTCP: i32 = 262;
     let pod = Pod::new(POD);
     as_app(&pod.here, |family| {
-        let domain = if family == Family::V4 { libc::AF_INET } else { libc::AF_INET6 };
-        // SAFETY: three integers.
-        let fd = unsafe { libc::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, IPPROTO_MPTCP) };
-        if fd < 0 {
-            assert_eq!(Errno::last(), Errno::EPROTONOSUPPORT);
-            crate::child::skip("the kernel has no MPTCP");
-        }
-        // SAFETY: the kernel has just made it for us, and nobody else has it.
-        let socket: OwnedFd = unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) };
+        let socket = mptcp(family);
         let to = THERE.port(family, PORT);
         call(&socket, to).expect("captured");
         let seen = greeting(&socket);

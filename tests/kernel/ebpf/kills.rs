@@ -1,7 +1,7 @@
 //! A run that is killed at any of its steps leaves what was there or what was to be, and the next one completes it.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
 
@@ -93,7 +93,7 @@ fn at_every_step(
         let ended = pod.here.run(|| stopped(words, Calls::OfBpf, stop, true, || ()));
         if let Ended::Early(code) = ended {
             assert_eq!(code, 0);
-            assert!(stop > 30 && killed > 1, "{words:?} has no more than {stop} steps");
+            assert!(stop > 20 && killed > 1, "{words:?} has no more than {stop} steps");
             return format!("{killed} kills in {stop} steps, {left:?} times old and new");
         }
         killed += 1;
@@ -193,9 +193,10 @@ fn at_the_same_time() {
 fn file_system_gone() {
     let pod = Pod::new(POD);
     umount2("/sys/fs/bpf", MntFlags::empty()).expect("a mount of ours");
-    for family in Family::BOTH {
-        dial(&pod.here, APP, THERE.port(family, 80)).untouched_to("there");
-        dial(&pod.there, APP, HERE.port(family, 80)).untouched_to("here");
+    // The kernel detaches what nobody keeps in its own time.
+    let end = Instant::now() + Duration::from_secs(5);
+    while answers(&pod) != [NOBODY, NOBODY].concat() {
+        assert!(Instant::now() < end, "{:?}", answers(&pod));
     }
     pod.apply(POD);
     for family in Family::BOTH {

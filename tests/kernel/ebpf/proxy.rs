@@ -1,11 +1,16 @@
 //! A proxy that is not there, comes again, or has many listeners.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{Backlog, Shutdown, SockaddrStorage, bind, listen, shutdown};
+
+use super::connects::mptcp;
 use super::{Named, POD, Pod, entries, serve_apps};
 use crate::istio::{APP, PROXY};
 use crate::support::clients::{Clients, Route};
+use crate::support::command::mesh_init;
 use crate::support::dial::dial;
 use crate::support::rules::Family;
 use crate::support::serve::{Ending, Shared, listener};
@@ -20,6 +25,7 @@ pub(super) const CASES: &[Named] = &[
     ("proxy::listener_of_one_family", listener_of_one_family),
     ("proxy::there_first", there_first),
     ("proxy::listens_again", listens_again),
+    ("proxy::listener_of_mptcp", listener_of_mptcp),
 ];
 
 const REFUSED: &str = "Connection refused (os error 111)";
@@ -223,11 +229,32 @@ fn listens_again() {
     let _proxy = Ending::new(&pod.here, PROXY, "inbound", || vec![socket]);
     let to = HERE.port(Family::V4, 80);
     dial(&pod.there, APP, to).captured_by("inbound");
-    nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&again), nix::sys::socket::Shutdown::Both)
-        .expect("it listens");
+    shutdown(again.as_raw_fd(), Shutdown::Both).expect("it listens");
     // The map may know it still; it takes nothing.
     let dialled = dial(&pod.there, APP, to);
     assert_eq!(dialled.answer.as_ref().err().map(String::as_str), Some(REFUSED), "{dialled}");
-    nix::sys::socket::listen(&again, nix::sys::socket::Backlog::MAXCONN).expect("the same address");
+    listen(&again, Backlog::MAXCONN).expect("the same address");
     dial(&pod.there, APP, to).captured_by("inbound");
+}
+
+/// The kernel gives a socket of MPTCP no connections that way: what arrives is refused, and a policy for a proxy that has one is
+/// not taken up.
+fn listener_of_mptcp() {
+    let pod = Pod::bare();
+    serve_apps(&pod.here, &pod.there);
+    pod.apply(POD);
+    let listening = pod.here.run_as(PROXY, || {
+        let socket = mptcp(Family::V4);
+        let address = SockaddrStorage::from(SocketAddr::new(any(Family::V4), 15006));
+        bind(socket.as_raw_fd(), &address).expect("a free port");
+        listen(&socket, Backlog::MAXCONN).expect("bound");
+        socket
+    });
+    assert_eq!(entries("LISTENERS"), 0);
+    let dialled = dial(&pod.there, APP, HERE.port(Family::V4, 80));
+    assert_eq!(dialled.answer.as_ref().err().map(String::as_str), Some(REFUSED), "{dialled}");
+    mesh_init(&pod.here, &pod.words(&format!("{POD} -d 22"))).code(1).says("MPTCP");
+    drop(listening);
+    let _proxy = serve(&pod);
+    all_captured(&pod);
 }

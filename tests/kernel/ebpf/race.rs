@@ -87,14 +87,14 @@ pub(super) fn token(address: SocketAddr) -> [u8; 18] {
     token
 }
 
-fn connect(thread: usize, number: usize) {
+pub(super) fn connect(thread: usize, number: usize) {
     let to = destination(thread, number);
     let attempt = || -> std::io::Result<u8> {
         let mut stream = TcpStream::connect(to)?;
         stream.write_all(&token(to))?;
         let mut verdict = [0];
         stream.read_exact(&mut verdict)?;
-        if number / 4 % 2 == 0 {
+        if (number / 4).is_multiple_of(2) {
             setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
         }
         Ok(verdict[0])
@@ -104,7 +104,7 @@ fn connect(thread: usize, number: usize) {
     assert_eq!(verdict, RIGHT, "connection {number} of thread {thread}, to {to}");
 }
 
-fn compare_all(listener: &TcpListener, wrong: &AtomicUsize) {
+pub(super) fn compare_all(listener: &TcpListener, wrong: &AtomicUsize) {
     for stream in listener.incoming() {
         let mut stream = stream.expect("accepting");
         let told = stream.local_addr().ok().and_then(|local| original(&stream, local)).map(token);
