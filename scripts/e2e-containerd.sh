@@ -40,6 +40,7 @@ outside() {
 # inside WORK BIN ENVOY STUBS
 inside() {
     furnish "$@"
+    furnish_sockets
     image pause /pause
     image app /bin/busybox
     PYTHONPATH="$4:$project/tests/e2e" PYTHONDONTWRITEBYTECODE=1 \

@@ -195,8 +195,10 @@ fn divert(context: *mut bpf_sock_addr, to: Endpoint, ipv6: bool, hook: Hook, cal
             Diverted::No
         }
         Verdict::Capture(captor) => {
+            let proxy = if ipv6 { Address::LOOPBACK_V6 } else { Address::LOOPBACK_V4 };
+            let target = Endpoint { address: proxy, port: u32::from(here.policy.port(captor)) };
             let called = Endpoint { address, port: to.port };
-            send(context, &here, socket, called, captor, ipv6, hook, call)
+            send(context, &here, socket, called, target, hook, call)
         }
     }
 }
@@ -226,20 +228,17 @@ fn forget(sock: Option<NonNull<Sock>>, to: Endpoint, call: Call) -> bool {
     false
 }
 
-/// Sends the call to the proxy, and remembers where it was meant to go.
+/// Sends the call to the proxy, at `target`, and remembers where it was meant to go.
 #[inline(always)]
 fn send(
     context: *mut bpf_sock_addr,
     here: &Here,
     socket: *mut bpf_sock,
     to: Endpoint,
-    captor: Socket,
-    ipv6: bool,
+    target: Endpoint,
     hook: Hook,
     call: Call,
 ) -> Diverted {
-    let loopback = if ipv6 { Address::LOOPBACK_V6 } else { Address::LOOPBACK_V4 };
-    let target = Endpoint { address: loopback, port: u32::from(here.policy.port(captor)) };
     // Without it the proxy would not know where to: better no connection than one that goes wrong.
     let Some(sock) = maps::SOCKS.of_or_new(socket) else { return Diverted::Refused };
     let sock = sock.as_ptr();
@@ -261,7 +260,7 @@ fn send(
         } else if is_own(here, called) {
             put_address(kept_source, called);
         } else {
-            put_address(kept_source, here.source(ipv6));
+            put_address(kept_source, here.source(!target.address.is_v4()));
         }
         let from = address(kept_source);
         match call {

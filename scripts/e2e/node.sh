@@ -54,6 +54,17 @@ furnish() {
     install -m 755 "$2" "$work/mesh-init"
 }
 
+# furnish_sockets: what capture at the sockets needs, for this run alone. The run's control group is that of the pods, too,
+# and what has groups with controllers in it must not have processes.
+furnish_sockets() {
+    local group=$work/cgroup/${work##*/}/node
+    mount -t bpf -o mode=700 mesh-init-e2e /sys/fs/bpf
+    mkdir "$work/cgroup"
+    mount -t cgroup2 mesh-init-e2e "$work/cgroup"
+    mkdir -p "$group"
+    echo 0 >"$group/cgroup.procs"
+}
+
 # image_root DIR NAME: the files of an image: `pause`, which does nothing, or `app`, with the application.
 image_root() {
     if [[ $2 == pause ]]; then

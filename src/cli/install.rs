@@ -33,7 +33,7 @@ const INSTALL: [Opt; 11] = [
     ("runtime-binary", "FILE", "the runtime's program, as proof that it reads drop-ins"),
     ("selection", "istio|annotation|all", "which pods are captured [default: the plugin's, istio]"),
     ("exclude-namespace", "NAMES", "namespaces in which no pod is captured"),
-    ("backend", "nftables|iptables", "what carries the rules in pods [default: the plugin's, nftables]"),
+    ("backend", "nftables|iptables|ebpf", "what captures in pods [default: the plugin's, nftables]"),
     ("plugin-config", "FILE", "JSON object with further keys of the plugin's entry"),
     ("wait", "SECONDS", "how long to wait for a configuration to appear [default: 0]"),
     ("every", "SECONDS", "stay, and do it again that often until SIGTERM; all waiting is between two rounds"),

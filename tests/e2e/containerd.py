@@ -20,6 +20,7 @@ MESH = {"sidecar.istio.io/status": '{"initContainers":["istio-validation"],"cont
 CONFLIST = f"{node.net_dir}/10-pods.conflist"
 SOCKET = f"{WORK}/containerd.sock"
 PORT = node.port
+ATTACHMENTS = f"{node.bpf}/mesh-init/v1/attachments"
 
 
 def start_containerd():
@@ -94,7 +95,12 @@ def with_and_without(runtime, version, backend):
     plain = Pod(runtime, "plain")
     web = Pod(runtime, "web", MESH, [(18080, PORT)])
     check("a pod outside the mesh has no rule at all", node.rules(plain), [])
-    holds("a pod of the mesh has rules before its first process", node.rules(web))
+    check("nor anything at its sockets", node.at_sockets(plain), False)
+    if backend == "ebpf":
+        check("a pod of the mesh has no rule, either", node.rules(web), [])
+        check("but something at its sockets before its first process", node.at_sockets(web), True)
+    else:
+        holds("a pod of the mesh has rules before its first process", node.rules(web))
     web.add_sidecar()
     for family, outside, member, passthrough in both(plain, web):
         about(f"cniVersion {version}, {backend}, {family}")
@@ -112,8 +118,13 @@ def with_and_without(runtime, version, backend):
     about(f"cniVersion {version}, {backend}")
     host = ("curl", "-qsSi", "--noproxy", "*", "--max-time", "5", "http://10.88.0.1:18080/cgi-bin/who")
     holds("a port of the node: by the sidecar", "x-mesh-hop: 15006 " in node.output(*host))
-    code, told = node.mesh("verify", "--quick", "--netns", web.netns)
-    check("verify in the pod's namespace", (code, told if code else ""), (0, ""))
+    if backend == "ebpf":
+        status = node.status(web)
+        check("every program is attached", (status["whole"], status["detached"]), (True, []))
+        check("the sidecar's listener is known in both families", status["listeners"], 2)
+    else:
+        code, told = node.mesh("verify", "--quick", "--netns", web.netns)
+        check("verify in the pod's namespace", (code, told if code else ""), (0, ""))
     web.end()
     plain.end()
     verbs = [line["verb"] for line in node.log_of(web.sandbox.id)]
@@ -122,6 +133,30 @@ def with_and_without(runtime, version, backend):
     said = [added[key] for key in ("decision", "namespace", "pod", "backend")]
     check("the log says what was decided", said, ["capture", "demo", "web", backend_of(backend)])
     check("the log says why the other was left", node.log_of(plain.sandbox.id)[0]["decision"], "skip")
+    check("nothing is left in the BPF file system", node.pinned(), [])
+
+
+def without_namespace(runtime):
+    """A pod whose processes and namespace are gone before the runtime is told that it ends."""
+    about("ebpf, a pod whose namespace is gone")
+    stays = Pod(runtime, "stays", MESH)
+    web = Pod(runtime, "web", MESH)
+    kept = node.pinned()
+    check("both are captured at their sockets", [node.at_sockets(pod) for pod in (stays, web)], [True, True])
+    web.sandbox.kill()
+    node.output("umount", web.netns)
+    os.remove(web.netns)
+    web.end()
+    ends = [line for line in node.log_of(web.sandbox.id) if line["verb"] == "DEL"]
+    check("the plugin was told twice that it ends", len(ends), 2)
+    check("each time without a namespace", ["open" in end["stepsMs"] for end in ends], [False, False])
+    check("what it had was taken away, once", [end.get("detached") for end in ends], [True, False])
+    left = node.pinned()
+    holds("less is left", set(left) < set(kept), left)
+    check("of one pod", [path for path in left if "@" in path], [f"{ATTACHMENTS}/{stays.sandbox.id}@eth0"])
+    check("which is still captured", node.at_sockets(stays), True)
+    stays.end()
+    check("nothing is left with the last one", node.pinned(), [])
 
 
 def backend_of(asked):
@@ -221,16 +256,21 @@ def scenario():
     first = "0.3.1"
     node.write_conflist(CONFLIST, first)
     runtime = start_containerd()
-    for version, backend in ((first, "nftables"), ("0.4.0", "iptables"), ("1.0.0", "nftables")):
+    ways = ((first, "nftables"), ("0.4.0", "iptables"), ("0.4.0", "ebpf"), ("1.0.0", "nftables"))
+    for version, backend in ways:
         about(f"cniVersion {version}, {backend}")
         node.write_conflist(CONFLIST, version)
         with open(CONFLIST, "rb") as file:
             before = file.read()
-        code, told = node.join("--backend", backend)
+        keys = {"cgroup": f"{WORK}/cgroup{node.cgroup}"} if backend == "ebpf" else {}
+        code, told = node.join("--backend", backend, **keys)
         check("install", (code, told if code else ""), (0, ""))
         # containerd takes up a changed file when it is told by the kernel, and does not say so.
         poll("the new chain", lambda: joined(runtime))
         with_and_without(runtime, version, backend)
+        if backend == "ebpf":
+            without_namespace(runtime)
+            about(f"cniVersion {version}, {backend}")
         if version == "1.0.0":
             variants(runtime)
             about("uninstall")

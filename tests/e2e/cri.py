@@ -4,6 +4,8 @@ The stubs v1_pb2 and v1_pb2_grpc are made from the interface's own description a
 """
 
 import json
+import os
+import signal
 import time
 
 import grpc
@@ -81,7 +83,10 @@ class Pod:
         addresses = [status.status.network.ip, *(more.ip for more in status.status.network.additional_ips)]
         self.ipv4 = next(address for address in addresses if ":" not in address)
         self.ipv6 = next((address for address in addresses if ":" in address), None)
-        namespaces = json.loads(status.info["info"])["runtimeSpec"]["linux"]["namespaces"]
+        info = json.loads(status.info["info"])
+        self.pid = info["pid"]
+        self.containers = []
+        namespaces = info["runtimeSpec"]["linux"]["namespaces"]
         self.netns = next(namespace["path"] for namespace in namespaces if namespace["type"] == "network")
 
     def start(self, name, image, command, uid):
@@ -100,7 +105,20 @@ class Pod:
         request = api.CreateContainerRequest(pod_sandbox_id=self.id, config=config, sandbox_config=self.config)
         container = ask(self.runtime.calls.CreateContainer, request).container_id
         ask(self.runtime.calls.StartContainer, api.StartContainerRequest(container_id=container))
+        self.containers.append(container)
         return container
+
+    def kill(self):
+        """Ends every process of the pod's own, and waits until they are gone."""
+        pids = [self.pid]
+        for container in self.containers:
+            request = api.ContainerStatusRequest(container_id=container, verbose=True)
+            status = ask(self.runtime.calls.ContainerStatus, request)
+            pids.append(json.loads(status.info["info"])["pid"])
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+            time.sleep(0.01)
 
     def run(self, container, *command):
         """A command in a container: its exit code, stdout and stderr."""

@@ -12,6 +12,7 @@ class Node:
     """In namespaces of its own, with what scripts/e2e/node.sh has put into `work`."""
 
     port = 8080
+    bpf = "/sys/fs/bpf"
 
     def __init__(self, work, project):
         self.work, self.project = work, project
@@ -97,6 +98,20 @@ class Node:
         for legacy in ("iptables-legacy-save", "ip6tables-legacy-save"):
             kept += [line for line in self.output(*inside, legacy).splitlines() if line.startswith("-A")]
         return kept
+
+    def status(self, member):
+        """What mesh-init says of its namespace."""
+        told = self.output(f"{self.work}/mesh-init", "status", "--netns", member.netns, "--output", "json")
+        return json.loads(told)
+
+    def at_sockets(self, member):
+        """Whether something is captured at the sockets of its namespace."""
+        return self.status(member).get("variant") == "ebpf"
+
+    def pinned(self):
+        """What is kept in the BPF file system, by path."""
+        found = os.walk(f"{self.bpf}/mesh-init")
+        return sorted(os.path.join(folder, name) for folder, folders, files in found for name in folders + files)
 
     def add_sidecar(self, member, mode="REDIRECT"):
         """A real Envoy in the member's namespace, as the proxy's user."""

@@ -126,6 +126,10 @@ fn options_make_the_entry() {
     let expected = r#"{"type":"mesh-init","capabilities":{"io.kubernetes.cri.pod-annotations":true},"selection":"all","excludeNamespaces":["b","a","c"],"backend":"iptables"}"#;
     assert_eq!(serde_json::to_string(&request.entry).unwrap(), expected);
     assert_eq!((request.runtime, request.chain, request.every.unwrap().as_secs()), (Runtime::Crio, None, 5));
+    for backend in ["nftables", "iptables", "ebpf"] {
+        let entry = install(&["--backend", backend]).entry;
+        assert_eq!(entry.get("backend").and_then(|value| value.as_str()), Some(backend));
+    }
     // A file's keys are beside them, and a flag wins.
     let file = |text: &str| {
         let words = ["install", "--plugin-config", "/f.json", "--selection", "istio"];

@@ -111,11 +111,11 @@ pub fn install(given: &Given, file: Option<Result<String, String>>) -> Result<In
     let kinds = [("auto", DropIn::Auto), ("always", DropIn::Always), ("never", DropIn::Never)];
     let drop_in = reader.word("drop-in", "auto, always or never", &kinds).unwrap_or_default();
     let selections = ["istio", "annotation", "all"].map(|word| (word, word));
-    let backends = ["nftables", "iptables"].map(|word| (word, word));
+    let backends = ["nftables", "iptables", "ebpf"].map(|word| (word, word));
     let options = Options {
         selection: reader.word("selection", "istio, annotation or all", &selections).map(str::to_owned),
         exclude_namespaces: reader.namespaces(),
-        backend: reader.word("backend", "nftables or iptables", &backends).map(str::to_owned),
+        backend: reader.word("backend", "nftables, iptables or ebpf", &backends).map(str::to_owned),
     };
     let file = match (reader.one("plugin-config"), file) {
         (Some(given), Some(Ok(text))) => entry::read(&given, &text, &mut reader.faults),

@@ -156,7 +156,6 @@ fn self_calls() {
         mark: None,
     };
     // As Istio's agent does it, where the proxy serves IPv6.
-    pod.here.ip("addr add ::6/128 dev lo");
     for family in Family::BOTH {
         for host in [HERE, HERE_FAR] {
             let to = host.port(family, 80);
