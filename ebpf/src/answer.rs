@@ -67,12 +67,12 @@ const PAGE: i32 = 4096;
 #[inline(always)]
 pub fn original_destination(context: *mut bpf_sockopt) -> i32 {
     let (level, name) = (read!(context, level), read!(context, optname));
-    if name == SO_ORIGINAL_DST && (level == SOL_IP || level == SOL_IPV6) {
-        if let Some(original) = original_of(context) {
-            if original.address.is_v4() == (level == SOL_IP) {
-                return answer(context, original);
-            }
-        }
+    if name == SO_ORIGINAL_DST
+        && (level == SOL_IP || level == SOL_IPV6)
+        && let Some(original) = original_of(context)
+        && original.address.is_v4() == (level == SOL_IP)
+    {
+        return answer(context, original);
     }
     // What is longer than the buffer is in the caller's memory already: with the length left as it is the call would fail
     // (`__cgroup_bpf_run_filter_getsockopt`, kernel/bpf/cgroup.c).

@@ -138,7 +138,7 @@ fn listens(context: *mut bpf_sock_ops) {
     let first = ListenerKey::first(read!(context, family) == AF_INET6);
     let mut key = ListenerKey { netns: here.netns, place: first, port: read!(context, local_port) };
     for index in 0..LISTENERS {
-        key.place = first + index;
+        key.place = first.wrapping_add(index);
         if maps::LISTENERS.enter(context, &mut key) {
             return;
         }

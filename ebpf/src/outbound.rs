@@ -6,8 +6,7 @@ use core::ptr::NonNull;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::bpf_bind;
 use mesh_init_abi::{
-    Address, AddressKey, Endpoint, Flow, OwnerKind, PolicyFlags, Sock, SockFlags, Socket, Verdict, Way,
-    decide,
+    Address, AddressKey, Endpoint, Flow, OwnerKind, PolicyFlags, Sock, SockFlags, Verdict, Way, decide,
 };
 
 use crate::policy::{Here, Owner, netns};

@@ -821,6 +821,7 @@ const PLANTED: &[(&str, &str, &str)] = &[
     ("backend/mod.rs", "fn f() { std::thread::spawn(g) }", "1: `std::thread::spawn`: std::thread belongs in sys, host, run"),
     ("eval/mod.rs", "fn f() { std::time::Instant::now() }", "1: `std::time::Instant::now`: std::time::Instant::now belongs in sys, host, run"),
     ("run/mod.rs", "fn f() { std::time::SystemTime::now() }", "1: `std::time::SystemTime::now`: std::time::SystemTime belongs in sys"),
+    ("host/mod.rs", "use aya_obj::Object;", "1: `aya_obj::Object`: aya_obj belongs in sys"),
     ("run/mod.rs", "fn f() { caps::read(a) }", "1: `caps::read`: caps belongs in sys"),
     ("backend/mod.rs", "const TCP: i32 = libc::IPPROTO_TCP;", "1: `libc::IPPROTO_TCP`: libc belongs in sys"),
     ("host/mod.rs", "use nix::sched;", "1: `nix::sched`: nix belongs in sys"),

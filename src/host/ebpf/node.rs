@@ -104,6 +104,7 @@ impl Node {
             pins::make_folder(&folder)?;
         }
         load(&root)?;
+        renew(&root)?;
         let maps = Maps::open(&root)?.ok_or_else(|| {
             Error::refused(format!("what was just kept below {} is gone", root.display())).remedy("try again")
         })?;
@@ -233,6 +234,29 @@ fn programs(root: &Path) -> PathBuf {
 fn digest(bytes: &[u8]) -> u64 {
     let step = |digest: u64, byte: &u8| (digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+/// The name of the link of a namespace's own program, with that of this build.
+pub(super) fn arrives() -> String {
+    format!("arrives-{}", id(digest(&NETNS.0)))
+}
+
+/// Puts the programs of this build in the place of another's, at every control group, and takes the others away.
+fn renew(root: &Path) -> Result<()> {
+    let ours = programs(root);
+    let others: Vec<PathBuf> =
+        pins::list(&root.join("programs"))?.into_iter().filter(|folder| *folder != ours).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    for cgroup in pins::list(&root.join("cgroups"))? {
+        for (name, _) in PROGRAMS {
+            if let Some(program) = pins::open(&ours.join(name))? {
+                link::renew(&cgroup.join(name), &program)?;
+            }
+        }
+    }
+    others.iter().try_for_each(|folder| pins::remove(folder))
 }
 
 /// Loads what is not loaded: all or nothing of the programs.

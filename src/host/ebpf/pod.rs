@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mesh_init_abi::{Address, AddressKey, Clause, CounterKey, Namespace};
 
 use super::adopt;
-use super::node::{Node, cgroup_of, id};
+use super::node::{Node, arrives, cgroup_of, id};
 use crate::backend::ebpf::lower::Lowered;
 use crate::error::{Error, Result};
 use crate::sys::bpf::cgroup::Cgroup;
@@ -17,8 +17,13 @@ use crate::sys::netns;
 /// How long connections that are on their way to the proxy are waited for.
 const HANDSHAKES: Duration = Duration::from_secs(1);
 
-/// The link of a namespace's own program.
-const ARRIVES: &str = "arrives";
+/// The link of a namespace's own program, of whichever build.
+fn arrival_link(folder: &Path) -> Result<Option<PathBuf>> {
+    let is_it = |path: &PathBuf| {
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("arrives"))
+    };
+    Ok(pins::list(folder)?.into_iter().find(is_it))
+}
 
 /// What is to hold in a namespace.
 #[derive(Debug)]
@@ -151,7 +156,7 @@ impl Node {
             Some(cgroup) => self.detached(cgroup)?,
             None => vec!["cgroup"],
         };
-        if link::severed(&folder.join(ARRIVES))? {
+        if link::severed(&folder.join(arrives()))? {
             detached.push("mesh_arrives");
         }
         let addresses = addresses.map(|key| key.address).collect();
@@ -210,10 +215,16 @@ impl Node {
         }
         let folder = self.pod(netns);
         pins::make_folder(&folder)?;
-        if link::severed(&folder.join(ARRIVES))? {
+        let arrives = folder.join(arrives());
+        if link::severed(&arrives)? {
             let program = self.arrival(netns)?;
+            if let Some(other) = arrival_link(&folder)?.filter(|other| *other != arrives) {
+                // Of another build: its program gives way at once, and the link goes on under the name of this one.
+                link::renew(&other, &program)?;
+                link::rename(&other, &arrives)?;
+            }
             let own = netns::open(Path::new(netns::OWN))?;
-            link::make(&folder.join(ARRIVES), &program, &own, Attach::BPF_SK_LOOKUP)?;
+            link::make(&arrives, &program, &own, Attach::BPF_SK_LOOKUP)?;
         }
         self.attach(capture.cgroup)?;
         // The links of the group before are kept until the policy holds in this one.
@@ -304,7 +315,11 @@ impl Node {
             let cookie = pod.file_name().and_then(|name| name.to_str());
             let cookie = cookie.and_then(|name| u64::from_str_radix(name, 16).ok());
             let cookie = cookie.ok_or_else(|| Error::refused(format!("{} is not ours", pod.display())))?;
-            if link::severed(&pod.join(ARRIVES))? {
+            let gone_with = match arrival_link(&pod)? {
+                Some(link) => link::severed(&link)?,
+                None => true,
+            };
+            if gone_with {
                 self.discard(cookie)?;
                 gone += 1;
             }

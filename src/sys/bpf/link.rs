@@ -56,6 +56,30 @@ fn is_severed(info: &call::LinkInfo) -> bool {
     info.target == 0 && (info.kind == NETNS || info.target_end == 0)
 }
 
+/// Puts `program` in the place of what is attached by the link under `path`, if there is one; one that is severed stays so.
+///
+/// # Errors
+/// The kernel does not take it.
+pub fn renew(path: &Path, program: &OwnedFd) -> Result<()> {
+    let Some(link) = pins::open(path)? else { return Ok(()) };
+    match call::link_update(&link, program) {
+        Ok(()) | Err(Errno::ENOLINK) => Ok(()),
+        Err(errno) => Err(explain(&format!("replacing the program of {}", path.display()), errno)),
+    }
+}
+
+/// Keeps what is kept under `from` under `to`, and no more under `from`.
+///
+/// # Errors
+/// It cannot be kept.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    if let Some(link) = pins::open(from)? {
+        pins::remove(to)?;
+        pins::keep(&link, to)?;
+    }
+    pins::remove(from)
+}
+
 /// Attaches `program` to `target` and keeps that under `path`. Where another one of ours is attached it takes its place at
 /// once; what is severed is made anew.
 ///

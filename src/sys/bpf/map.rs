@@ -120,16 +120,20 @@ impl<K: Plain, V: Plain> Map<K, V> {
         }
     }
 
-    /// All keys, as far as nobody changes them meanwhile.
+    /// All keys, as far as nobody changes them meanwhile: after one that has gone the kernel begins again.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn keys(&self) -> Result<Vec<K>> {
+    pub fn keys(&self) -> Result<Vec<K>>
+    where
+        K: PartialEq,
+    {
         let mut keys: Vec<K> = Vec::new();
         loop {
             let mut next = K::ANY;
             // SAFETY: `new` has compared the sizes.
             match unsafe { call::map_next(self.fd.as_fd(), keys.last(), &mut next) } {
+                Ok(()) if keys.first() == Some(&next) => return Ok(keys),
                 Ok(()) => keys.push(next),
                 Err(Errno::ENOENT) => return Ok(keys),
                 Err(errno) => return Err(self.failed("reading", errno)),
