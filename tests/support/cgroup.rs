@@ -94,9 +94,10 @@ fn sweep(root: &Path) {
         let name = left.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
         if !Path::new("/proc").join(pid).exists() {
+            let inner = fs::read_dir(left.path()).into_iter().flatten().flatten();
+            let groups = inner.map(|entry| entry.path()).filter(|path| path.is_dir()).chain([left.path()]);
             // Another case may be as quick.
-            let _gone =
-                fs::remove_dir(left.path().join("pod")).and_then(|()| fs::remove_dir(left.path())).is_err();
+            groups.for_each(|group| drop(fs::remove_dir(group)));
         }
     }
 }
