@@ -160,7 +160,11 @@ static void *keep_dialling(void *unused) {
     long count = 0;
     while (now() < deadline) {
         char byte = 'x';
-        int fd = dial();
+        int fd = try_to_dial();
+        if (fd < 0) {
+            usleep(1000);
+            continue;
+        }
         all(fd, &byte, 1, 1);
         all(fd, &byte, 1, 0);
         close(fd);

@@ -55,6 +55,9 @@ pub(super) fn request(lowered: &Lowered) -> Option<Request> {
     let groups = ids(lowered, OwnerKind::GROUP, OwnerFlags::GROUP);
     let key = if has(PolicyFlags::GROUPS_ONLY) { Key::OwnerGroup } else { Key::ExcludeOwnerGroup };
     found.all(key, &groups);
+    if has(PolicyFlags::GROUPS_ONLY) && groups.is_empty() {
+        found.set(key, String::new());
+    }
     let loopback = networks(lowered, NetFlags::LOOPBACK).into_iter().find(|network| !network.contains(':'));
     loopback.into_iter().for_each(|network| found.set(Key::LoopbackCidr, network));
     if has(PolicyFlags::DNS) {
@@ -162,6 +165,7 @@ mod tests {
             "--layout istio -i 10.0.0.0/8,10.2.0.0/16,127.0.0.0/8 -q 443,8443 -b 80,9000-9005 -x 10.2.3.0/24 --ipv6 off",
             "--layout istio -b '' --redirect-dns --dns-server 10.0.0.53,fd00::53 --dns-port 5353",
             "--layout istio --redirect-dns --capture-all-dns --exclude-owner-group 5,6 -e 16008",
+            "--layout istio --owner-group= -q 80 -i ''",
             "--layout istio --owner-group 7 --loopback-cidr 127.0.0.0/8 -x 127.1.0.0/16",
             "--layout istio-iptables -u 1337,1338 -g 1337,1339",
             "--uid-owner 1338 --inbound 8001",
