@@ -174,10 +174,10 @@ pub fn lock(wait: Duration) -> Result<lock::Lock> {
     lock::take(wait)
 }
 
-/// As [`lock`], for as long as `--wait` says.
+/// As [`lock()`], for as long as `--wait` says.
 ///
 /// # Errors
-/// As [`lock`].
+/// As [`lock()`].
 pub fn lock_for(settings: &Settings) -> Result<lock::Lock> {
     lock(settings.wait).map_err(|error| match error.class {
         Class::TryAgain => error.remedy("try again, or wait longer with --wait"),
