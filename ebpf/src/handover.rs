@@ -2,8 +2,7 @@
 
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, bpf_sock,
-    bpf_sock_ops,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, bpf_sock, bpf_sock_ops,
 };
 use aya_ebpf::helpers::bpf_sock_ops_cb_flags_set;
 use mesh_init_abi::{Endpoint, LISTENERS, ListenerKey, PairKey, SockFlags};
@@ -108,13 +107,11 @@ fn is_accepted(context: *mut bpf_sock_ops) {
     }
 }
 
-/// A connection that comes to nothing. What happens later to one that is made is told, too, for the flag that asks is another
-/// program's as well as ours: it stays.
+/// A connection that is over, whatever it came to.
 #[inline(always)]
 fn changes(context: *mut bpf_sock_ops) {
-    let from = read!(context, __bindgen_anon_1.args[0]);
-    let to = read!(context, __bindgen_anon_1.args[1]);
-    if from == BPF_TCP_SYN_SENT && to == BPF_TCP_CLOSE {
+    // A connection that was made may not have been accepted: its port may be another's from now on.
+    if read!(context, __bindgen_anon_1.args[1]) == BPF_TCP_CLOSE {
         maps::PAIRS.remove(&PairKey {
             netns: netns(context),
             client: local(context),

@@ -94,10 +94,10 @@ fn restarts_under_load() {
     let mut inb = Clients::start(vec![route(&pod.there, inbound)], "inbound");
     for round in 0..20 {
         drop(proxy.take());
-        assert_eq!(entries("LISTENERS"), 0, "round {round}");
+        settles("LISTENERS", round);
         proxy = Some(serve(&pod));
         assert_eq!(entries("LISTENERS"), 2, "round {round}");
-        let (before, end) = ([out.captured(), inb.captured()], Instant::now() + Duration::from_secs(3));
+        let (before, end) = ([out.captured(), inb.captured()], Instant::now() + Duration::from_secs(20));
         while out.captured() < before[0] + 20 || inb.captured() < before[1] + 20 {
             assert!(Instant::now() < end, "round {round}: {} {}", out.report(), inb.report());
             std::thread::sleep(Duration::from_millis(1));
@@ -109,7 +109,16 @@ fn restarts_under_load() {
         assert_eq!(clients.misled(), 0, "{way}: {}", clients.report());
         assert!(clients.astray() > 0, "{way}: no connection met a proxy that was down: {}", clients.report());
     }
-    assert_eq!(entries("PAIRS"), 0);
+    settles("PAIRS", 20);
+}
+
+/// Sockets that are closed are gone in the kernel's own time, on a busy machine.
+fn settles(map: &str, round: usize) {
+    let end = Instant::now() + Duration::from_secs(5);
+    while entries(map) > 0 {
+        assert!(Instant::now() < end, "round {round}: {} are left in {map}", entries(map));
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn any(family: Family) -> IpAddr {
