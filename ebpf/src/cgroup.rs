@@ -5,26 +5,27 @@
 
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops};
 use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext, SockoptContext};
-use mesh_init_ebpf::{answer, handover, listener, outbound};
+use mesh_init_ebpf::outbound::{self, Call};
+use mesh_init_ebpf::{answer, handover, listener};
 
 #[cgroup_sock_addr(connect4)]
 fn mesh_connect4(context: SockAddrContext) -> i32 {
-    outbound::connect4(context.sock_addr)
+    outbound::calls4(context.sock_addr, Call::Connect)
 }
 
 #[cgroup_sock_addr(connect6)]
 fn mesh_connect6(context: SockAddrContext) -> i32 {
-    outbound::connect6(context.sock_addr)
+    outbound::calls6(context.sock_addr, Call::Connect)
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 fn mesh_sendmsg4(context: SockAddrContext) -> i32 {
-    outbound::sendmsg4(context.sock_addr)
+    outbound::calls4(context.sock_addr, Call::Send)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 fn mesh_sendmsg6(context: SockAddrContext) -> i32 {
-    outbound::sendmsg6(context.sock_addr)
+    outbound::calls6(context.sock_addr, Call::Send)
 }
 
 #[cgroup_sock_addr(recvmsg4)]
@@ -72,13 +73,4 @@ fn mesh_getsockopt(context: SockoptContext) -> i32 {
     answer::original_destination(context.sockopt)
 }
 
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! {
-    loop {}
-}
-
-/// `bpf_bind`, `bpf_sk_storage_get` and others are for programs under the GPL or a licence that goes with it.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+mesh_init_ebpf::object!();

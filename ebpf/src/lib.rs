@@ -19,3 +19,20 @@ pub mod maps;
 pub mod outbound;
 pub mod policy;
 pub mod word;
+
+/// What every object has beside its programs.
+#[macro_export]
+macro_rules! object {
+    () => {
+        #[cfg(not(test))]
+        #[panic_handler]
+        fn panic(_info: &core::panic::PanicInfo) -> ! {
+            loop {}
+        }
+
+        /// `bpf_bind`, `bpf_sk_storage_get` and others are for programs under the GPL or a licence that goes with it.
+        #[unsafe(link_section = "license")]
+        #[unsafe(no_mangle)]
+        static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+    };
+}

@@ -31,7 +31,7 @@ pub fn made(socket: *mut bpf_sock) -> i32 {
     1
 }
 
-/// Remembers that it is the proxy who binds to a port of the proxy's: nobody else's listener is ever given what arrives.
+/// Remembers that it is the proxy who binds to the port for what arrives: nobody else's listener is ever given what arrives.
 #[inline(always)]
 pub fn bound(socket: *mut bpf_sock) -> i32 {
     if read!(socket, type_) != STREAM {
@@ -45,11 +45,7 @@ pub fn bound(socket: *mut bpf_sock) -> i32 {
     }
     let Some(here) = Here::of(netns(socket)) else { return 1 };
     let port = read!(socket, src_port);
-    let policy = &here.policy;
-    let ours = port == u32::from(policy.outbound_port)
-        || port == u32::from(policy.inbound_port)
-        || port == u32::from(policy.dns_port);
-    if !ours {
+    if port != u32::from(here.policy.inbound_port) {
         return 1;
     }
     let owner = Owner::of(maps::SOCKS.of(socket));
@@ -61,7 +57,6 @@ pub fn bound(socket: *mut bpf_sock) -> i32 {
     // Without memory it gets nothing, and what arrives is refused.
     let Some(sock) = maps::SOCKS.of_or_new(socket) else { return 1 };
     let sock = sock.as_ptr();
-    write!(sock, target.port, port);
     let flags = SockFlags(read!(sock, flags.0));
     write!(sock, flags, flags.and(SockFlags::PROXYS));
     1

@@ -18,12 +18,4 @@ fn mesh_arrives(context: SkLookupContext) -> u32 {
     inbound::arrives(context.lookup, NETNS.load())
 }
 
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+mesh_init_ebpf::object!();

@@ -22,12 +22,12 @@ const UDP: u32 = 17;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 
-/// `connect` of an IPv4 socket.
+/// `connect` and `sendmsg` of an IPv4 socket, and `sendmsg` of an IPv6 one to an IPv4 address in IPv6's form.
 #[inline(always)]
-pub fn connect4(context: *mut bpf_sock_addr) -> i32 {
+pub fn calls4(context: *mut bpf_sock_addr, call: Call) -> i32 {
     let to =
         Endpoint { address: Address::v4(read!(context, user_ip4)), port: port_of(read!(context, user_port)) };
-    match divert(context, to, false, Hook::V4, Call::Connect) {
+    match divert(context, to, false, Hook::V4, call) {
         Diverted::No => ALLOW,
         Diverted::Refused => REFUSE,
         Diverted::To(target) => {
@@ -39,44 +39,12 @@ pub fn connect4(context: *mut bpf_sock_addr) -> i32 {
     }
 }
 
-/// `connect` of an IPv6 socket, whose destination may be an IPv4 address in IPv6's form: the hook runs before
+/// The same of an IPv6 socket, whose destination may be an IPv4 address in IPv6's form: the hook of `connect` runs before
 /// `tcp_v6_connect` tells the two apart (net/ipv6/tcp_ipv6.c).
 #[inline(always)]
-pub fn connect6(context: *mut bpf_sock_addr) -> i32 {
+pub fn calls6(context: *mut bpf_sock_addr, call: Call) -> i32 {
     let to = Endpoint { address: read_address!(context, user_ip6), port: port_of(read!(context, user_port)) };
-    match of_either(context, to, Call::Connect) {
-        Diverted::No => ALLOW,
-        Diverted::Refused => REFUSE,
-        Diverted::To(target) => {
-            write_address!(context, user_ip6, target.address);
-            write!(context, user_port, word_of(target.port));
-            ALLOW
-        }
-    }
-}
-
-/// `sendmsg` with an address, of a UDP socket. An IPv6 socket that sends to an IPv4 address in IPv6's form comes here, too.
-#[inline(always)]
-pub fn sendmsg4(context: *mut bpf_sock_addr) -> i32 {
-    let to =
-        Endpoint { address: Address::v4(read!(context, user_ip4)), port: port_of(read!(context, user_port)) };
-    match divert(context, to, false, Hook::V4, Call::Send) {
-        Diverted::No => ALLOW,
-        Diverted::Refused => REFUSE,
-        Diverted::To(target) => {
-            let Address([_, _, _, word]) = target.address;
-            write!(context, user_ip4, word);
-            write!(context, user_port, word_of(target.port));
-            ALLOW
-        }
-    }
-}
-
-/// The same of IPv6.
-#[inline(always)]
-pub fn sendmsg6(context: *mut bpf_sock_addr) -> i32 {
-    let to = Endpoint { address: read_address!(context, user_ip6), port: port_of(read!(context, user_port)) };
-    match of_either(context, to, Call::Send) {
+    match of_either(context, to, call) {
         Diverted::No => ALLOW,
         Diverted::Refused => REFUSE,
         Diverted::To(target) => {
@@ -94,9 +62,12 @@ enum Hook {
     V6,
 }
 
+/// What asks.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Call {
+pub enum Call {
+    /// `connect`.
     Connect,
+    /// `sendmsg` with an address, of a UDP socket.
     Send,
 }
 
@@ -132,17 +103,6 @@ fn of_either(context: *mut bpf_sock_addr, to: Endpoint, call: Call) -> Diverted 
     }
 }
 
-/// Where a call to `address` goes. The family is known where this is compiled.
-#[inline(always)]
-fn destination(address: Address, ipv6: bool) -> Address {
-    let Address([_, _, _, word]) = address;
-    match (ipv6, address == Address::NONE, word == 0) {
-        (true, true, _) => Address::LOOPBACK_V6,
-        (false, _, true) => Address::LOOPBACK_V4,
-        (true, false, _) | (false, _, false) => address,
-    }
-}
-
 /// What becomes of a call to `to`, an address of the family that `ipv6` says.
 #[inline(always)]
 fn divert(context: *mut bpf_sock_addr, to: Endpoint, ipv6: bool, hook: Hook, call: Call) -> Diverted {
@@ -161,7 +121,7 @@ fn divert(context: *mut bpf_sock_addr, to: Endpoint, ipv6: bool, hook: Hook, cal
         return Diverted::No;
     }
     let from = own_address(socket, hook);
-    let address = destination(to.address, ipv6);
+    let address = to.address.destination(ipv6);
     let sock = maps::SOCKS.of(socket);
     // A connection before this one, which failed or was given up, had its source chosen here: this one has none yet.
     let chosen = call == Call::Connect

@@ -31,8 +31,8 @@ pub fn enter_to_probe(settings: &Settings, makes_rules: bool) -> Result<()> {
 
 /// What capture at the sockets needs besides, if it is there: to load and attach, to mount the BPF file system, and to take
 /// up a socket of the proxy's.
-const AT_SOCKETS: [Need; 5] =
-    [Need::CAP_BPF, Need::CAP_PERFMON, Need::CAP_SYS_ADMIN, Need::CAP_SYS_PTRACE, Need::CAP_DAC_READ_SEARCH];
+const AT_SOCKETS: [Need; 4] =
+    [Need::CAP_BPF, Need::CAP_SYS_ADMIN, Need::CAP_SYS_PTRACE, Need::CAP_DAC_READ_SEARCH];
 
 fn enter_with(settings: &Settings, makes_rules: bool, also: &[Need]) -> Result<()> {
     exec::keep_descriptors();
@@ -40,8 +40,12 @@ fn enter_with(settings: &Settings, makes_rules: bool, also: &[Need]) -> Result<(
     let also = &[also, if sockets { &AT_SOCKETS } else { &[] }].concat();
     let native = settings.variant == Some(Variant::Native);
     let mut needed = vec![Need::CAP_NET_ADMIN];
-    // What iptables needs besides, if it turns out that it is needed: see `preflight::iptables`.
-    let likely: &[Need] = if native { &[] } else { &[Need::CAP_NET_RAW] };
+    // What the kernel or iptables need besides, if it turns out that it is needed: see `preflight::iptables`.
+    let likely: &[Need] = match (settings.ebpf.is_some(), native) {
+        (true, _) => &[Need::CAP_BPF],
+        (false, true) => &[],
+        (false, false) => &[Need::CAP_NET_RAW],
+    };
     if let Some(reference) = &settings.netns {
         needed.push(Need::CAP_SYS_ADMIN);
         privilege::require(&needed, likely)?;

@@ -19,6 +19,7 @@ mod values;
 
 use std::fmt;
 
+pub use at_sockets::Unable;
 pub use facts::Facts;
 pub use layout::Layout;
 pub use nets::{Cidr, Families, Family};

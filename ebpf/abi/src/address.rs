@@ -24,15 +24,17 @@ impl Address {
         Address([0, 0, MAPPED, word])
     }
 
-    /// Where a connection to this address goes: Linux takes the unspecified address for the loopback one (`connect` of
-    /// 0.0.0.0 in `ip_route_output_key_hash_rcu`, net/ipv4/route.c; of `::` in `tcp_v6_connect`, net/ipv6/tcp_ipv6.c).
+    /// Where a connection to this address of the family goes: Linux takes the unspecified address for the loopback one
+    /// (`connect` of 0.0.0.0 in `ip_route_output_key_hash_rcu`, net/ipv4/route.c; of `::` in `tcp_v6_connect`,
+    /// net/ipv6/tcp_ipv6.c). The family is known where a program is compiled.
     #[inline(always)]
     #[must_use]
-    pub const fn destination(self) -> Address {
-        match (self.is_unspecified(), self.is_v4()) {
-            (false, _) => self,
-            (true, true) => Address::LOOPBACK_V4,
-            (true, false) => Address::LOOPBACK_V6,
+    pub fn destination(self, ipv6: bool) -> Address {
+        let Address([_, _, _, word]) = self;
+        match (ipv6, self == Address::NONE, word == 0) {
+            (true, true, _) => Address::LOOPBACK_V6,
+            (false, _, true) => Address::LOOPBACK_V4,
+            (true, false, _) | (false, _, false) => self,
         }
     }
 
@@ -123,11 +125,11 @@ mod tests {
 
     #[test]
     fn the_unspecified_address_means_this_host() {
-        assert_eq!(of("0.0.0.0").destination(), of("127.0.0.1"));
-        assert_eq!(of("::ffff:0.0.0.0").destination(), of("127.0.0.1"));
-        assert_eq!(of("::").destination(), of("::1"));
-        for text in ["0.0.0.1", "::2", "10.0.0.0", "1::"] {
-            assert_eq!(of(text).destination(), of(text), "{text}");
+        assert_eq!(of("0.0.0.0").destination(false), of("127.0.0.1"));
+        assert_eq!(of("::ffff:0.0.0.0").destination(false), of("127.0.0.1"));
+        assert_eq!(of("::").destination(true), of("::1"));
+        for (text, ipv6) in [("0.0.0.1", false), ("::2", true), ("10.0.0.0", false), ("1::", true)] {
+            assert_eq!(of(text).destination(ipv6), of(text), "{text}");
         }
         assert_eq!(Address::v4(u32::from_ne_bytes([10, 1, 2, 3])), of("10.1.2.3"));
         assert_eq!(of("::ffff:10.1.2.3"), of("10.1.2.3"));

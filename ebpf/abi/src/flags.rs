@@ -113,7 +113,7 @@ flags! {
         SENT = 1;
         /// It was accepted, and was meant for the original.
         MEANT = 2;
-        /// The proxy bound it to the port of the target, which has no address then.
+        /// The proxy bound it to the port for what arrives.
         PROXYS = 3;
         /// It was accepted by a listener of the proxy's and was sent nowhere else: its own address is the one that was called.
         STEERED = 4;

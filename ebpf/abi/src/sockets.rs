@@ -32,7 +32,7 @@ pub struct Sock {
     pub uid: u32,
     /// The group, likewise.
     pub gid: u32,
-    /// Where it was sent; of a listener of the proxy's, the port that it is bound to.
+    /// Where it was sent.
     pub target: Endpoint,
     /// Where it was meant to go.
     pub original: Endpoint,

@@ -2,7 +2,6 @@
 //! user and the group.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use mesh_init_abi::{
     Meaning, NetFlags, NetKey, OwnerFlags, OwnerKey, OwnerKind, Policy, PolicyFlags, PortFlags, PortKey,
@@ -11,8 +10,8 @@ use mesh_init_abi::{
 use super::{ports, trie};
 use crate::policy::validate::reserved_inbound;
 use crate::policy::{
-    CapturePolicy, Cidr, Destinations, Dns, Families, Family, Groups, IfName, Inbound, Layout, Mode, Owners,
-    PortSet, list,
+    CapturePolicy, Cidr, Destinations, Dns, Families, Family, Groups, Inbound, Layout, Mode, Owners, PortSet,
+    Unable,
 };
 
 /// Where a policy is written: the namespace, and the generation of what is written.
@@ -59,47 +58,6 @@ impl Lowered {
     }
 }
 
-/// What a policy asks for that no hook of a socket can do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Unable {
-    /// Mode TPROXY.
-    Tproxy,
-    /// Packets that fit no connection are to be dropped.
-    DropInvalid,
-    /// Interfaces are excluded.
-    ExcludeInterface(Vec<IfName>),
-    /// Virtual interfaces are rerouted.
-    RerouteInterface(Vec<IfName>),
-}
-
-impl fmt::Display for Unable {
-    /// What is asked for, why it cannot be, and what can be done.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Unable::Tproxy => f.write_str(
-                "mode TPROXY marks and routes packets, and an eBPF socket hook sees none; give REDIRECT, with which the \
-                 proxy sees the client's address all the same",
-            ),
-            Unable::DropInvalid => f.write_str(
-                "dropping invalid packets needs connection tracking, which eBPF capture works without; leave \
-                 --drop-invalid out, or give --backend iptables or nftables",
-            ),
-            Unable::ExcludeInterface(names) => write!(
-                f,
-                "excluded interface {}: an eBPF socket hook is asked before routing chooses an interface; exclude \
-                 networks, or give --backend iptables or nftables",
-                list(names)
-            ),
-            Unable::RerouteInterface(names) => write!(
-                f,
-                "rerouted interface {}: what arrives there passes through, and has no socket here that an eBPF hook \
-                 could see; give --backend iptables or nftables",
-                list(names)
-            ),
-        }
-    }
-}
-
 /// Lowers `policy`, as `layout` means it, for `families`.
 ///
 /// # Errors
@@ -111,7 +69,7 @@ pub fn lower(
     place: Place,
 ) -> Result<Lowered, Vec<Unable>> {
     let Place { netns, generation } = place;
-    let unable = unable(policy);
+    let unable = Unable::of(policy);
     if !unable.is_empty() {
         return Err(unable);
     }
@@ -129,22 +87,6 @@ pub fn lower(
         lowered.owners = owners(policy, place);
     }
     Ok(lowered)
-}
-
-fn unable(policy: &CapturePolicy) -> Vec<Unable> {
-    if policy.mode == Mode::None {
-        return Vec::new();
-    }
-    let interfaces = &policy.interfaces;
-    [
-        (policy.mode == Mode::Tproxy).then_some(Unable::Tproxy),
-        policy.drop_invalid.then_some(Unable::DropInvalid),
-        (!interfaces.exclude.is_empty()).then(|| Unable::ExcludeInterface(interfaces.exclude.clone())),
-        (!interfaces.reroute.is_empty()).then(|| Unable::RerouteInterface(interfaces.reroute.clone())),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
 }
 
 fn scalars(policy: &CapturePolicy, layout: Layout, families: Families, generation: u32) -> Policy {

@@ -1,6 +1,6 @@
 //! Listeners of the proxy's that were there first.
 
-use mesh_init_abi::{Endpoint, LISTENERS, ListenerKey, OwnerFlags, OwnerKind, Sock, SockFlags};
+use mesh_init_abi::{LISTENERS, ListenerKey, OwnerFlags, OwnerKind, Sock, SockFlags};
 
 use super::node::Node;
 use crate::backend::ebpf::lower::Lowered;
@@ -40,9 +40,7 @@ pub(super) fn listeners(node: &Node, netns: u64, lowered: &Lowered) -> Result<()
             Error::new(Class::Privilege, problem)
                 .remedy("that needs CAP_SYS_PTRACE and the proxy's process in sight; or start the proxy after mesh-init")
         })?;
-        let target = Endpoint { port: u32::from(port), ..Endpoint::NONE };
-        maps.socks
-            .put(&listener::number(&socket), &Sock { flags: SockFlags::PROXYS, target, ..Sock::NEW })?;
+        maps.socks.put(&listener::number(&socket), &Sock { flags: SockFlags::PROXYS, ..Sock::NEW })?;
         let value = u64::from(listener::number(&socket).cast_unsigned());
         maps.listeners.put(&key(place), &value).map_err(|error| {
             error.remedy("the kernel gives connections to listeners of TCP alone: if the proxy's is one of MPTCP, have it listen with TCP")

@@ -9,8 +9,9 @@ use mesh_init_abi::{
     PortFlags, PortKey, Present, Sock,
 };
 
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 use crate::sys::bpf::cgroup::Cgroup;
+use crate::sys::bpf::feature;
 use crate::sys::bpf::link::{self, State};
 use crate::sys::bpf::map::{Map, Plain};
 use crate::sys::bpf::object::{Attach, Object};
@@ -29,7 +30,7 @@ const VERSION: &str = "v1";
 
 /// The programs for control groups, in the order in which they are attached: what answers comes before what sends
 /// elsewhere, so that nobody is sent who is not answered.
-const PROGRAMS: [(&str, Attach); 13] = [
+pub(super) const PROGRAMS: [(&str, Attach); 13] = [
     ("mesh_getsockopt", Attach::BPF_CGROUP_GETSOCKOPT),
     ("mesh_sockops", Attach::BPF_CGROUP_SOCK_OPS),
     ("mesh_create", Attach::BPF_CGROUP_INET_SOCK_CREATE),
@@ -103,7 +104,11 @@ impl Node {
         ] {
             pins::make_folder(&folder)?;
         }
-        load(&root)?;
+        // What the kernel has not been taught yet says why better than what it says of a program.
+        load(&root).map_err(|error| match error.class {
+            Class::Host => feature::probe().err().unwrap_or(error),
+            Class::Refused | Class::Usage | Class::TryAgain | Class::Privilege | Class::NotCaptured => error,
+        })?;
         renew(&root)?;
         let maps = Maps::open(&root)?.ok_or_else(|| {
             Error::refused(format!("what was just kept below {} is gone", root.display())).remedy("try again")

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mesh_init_abi::{Address, AddressKey, Clause, CounterKey, Namespace};
 
 use super::adopt;
-use super::node::{Node, arrives, cgroup_of, id};
+use super::node::{Node, PROGRAMS, arrives, cgroup_of, id};
 use crate::backend::ebpf::lower::Lowered;
 use crate::error::{Error, Result};
 use crate::sys::bpf::cgroup::Cgroup;
@@ -154,7 +154,7 @@ impl Node {
         let cgroup = cgroup_of(&folder);
         let mut detached = match &cgroup {
             Some(cgroup) => self.detached(cgroup)?,
-            None => vec!["cgroup"],
+            None => PROGRAMS.map(|(name, _)| name).to_vec(),
         };
         if link::severed(&folder.join(arrives()))? {
             detached.push("mesh_arrives");
@@ -265,7 +265,7 @@ impl Node {
     /// # Errors
     /// What is kept cannot be read.
     pub fn has(&self, netns: u64) -> Result<bool> {
-        Ok(self.maps.namespaces.get(&netns)?.is_some() || pins::is_there(&self.pod(netns)))
+        Ok(self.maps.namespaces.get(&netns)?.is_some() || self.is_there(netns))
     }
 
     /// Takes away what a namespace has, and with the last one all there is. Nothing is captured from the first step on.

@@ -34,7 +34,11 @@ impl Work {
         let extent = match conf.as_ref().map(|conf| decide(&self.said(conf), conf)) {
             Ok(Decision::Capture(capture)) => Extent::Everything(Box::new(capture.request.settings)),
             // ADD made nothing, and what is there is somebody else's.
-            Ok(Decision::Skip(_)) => return self.journal.note("reason", "ADD left this pod alone"),
+            Ok(Decision::Skip(_)) => {
+                self.journal.note("reason", "ADD left this pod alone");
+                // By the name of an attachment it is known what an ADD of another configuration made.
+                return self.detach(false);
+            }
             Ok(Decision::Reject(_) | Decision::Unknown(_)) | Err(_) => Extent::Tables,
         };
         self.journal.step("open");

@@ -8,17 +8,17 @@ use mesh_init_abi::{Address, OwnerKey, OwnerKind};
 
 use super::{Environment, clean};
 use crate::backend::choose;
-use crate::backend::ebpf::lower::{Lowered, Place, Unable, lower};
+use crate::backend::ebpf::lower::{Lowered, Place, lower};
 use crate::backend::ebpf::text::text;
 use crate::backend::ebpf::trie;
-use crate::backend::{ownership, plan};
+use crate::backend::{Observed, ownership, plan};
 use crate::error::{Class, Error, Result};
 use crate::eval::sockets;
 use crate::host::ebpf::{self, Capture, Node};
 use crate::host::{Machine, namespace, observe, preflight, routing};
 use crate::policy::settings::{Ebpf, Variant};
 use crate::policy::validate::Request;
-use crate::policy::{Families, Ipv6, Layout, Mode};
+use crate::policy::{Families, Ipv6, Layout, Mode, Unable};
 use crate::report::{Applied, AtSockets, By, Planned};
 use crate::rules::compile::compile;
 use crate::rules::{Routing, RuleSet};
@@ -59,7 +59,9 @@ pub(super) fn apply(request: &Request, how: &Ebpf, environment: &Environment) ->
     let settings = &request.settings;
     namespace::enter(settings, request.policy.mode != Mode::None)?;
     let lock = namespace::lock_for(settings)?;
-    preflight::not_the_host(request.layout, settings, namespace::is_hosts_own())?;
+    if request.policy.mode != Mode::None {
+        preflight::not_the_host(request.layout, settings, namespace::is_hosts_own())?;
+    }
     let cgroup = cgroup_of(how)?;
     in_place(request, cgroup, super::machine(settings, environment), &lock)
 }
@@ -288,9 +290,16 @@ pub(super) fn wrong(request: &Request, cgroup: Cgroup, machine: &Machine) -> Res
         Some(found) => found.differences(&ready.capture()),
         None => vec!["nothing is captured at the sockets".to_owned()],
     };
-    let beside = plan::differences(&routing_of(request, families), Variant::Native, &look.observed);
-    wrong.extend(beside.into_iter().map(|(_, what)| what));
+    wrong.extend(differences_beside(&routing_of(request, families), &look.observed));
     Ok(wrong)
+}
+
+/// What is missing of what is needed beside the programs, and what rules of ours would capture again, as phrases.
+fn differences_beside(wanted: &RuleSet, observed: &Observed) -> Vec<String> {
+    let differences = plan::differences(wanted, Variant::Native, observed).into_iter();
+    let mut differences: Vec<String> = differences.map(|(_, what)| what).collect();
+    differences.dedup();
+    differences
 }
 
 /// What holds at the sockets of this namespace, if anything does.

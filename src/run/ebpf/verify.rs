@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Ready, cgroup_of, in_place, prepare, recover};
-use crate::backend::choose;
-use crate::backend::{Observed, ownership};
+use super::{Ready, cgroup_of, differences_beside, in_place, prepare, recover, routing_of};
+use crate::backend::{Observed, choose};
 use crate::error::Result;
 use crate::eval::probing::{self, Direction, Probe};
 use crate::eval::sockets::Socket;
@@ -17,6 +16,7 @@ use crate::policy::settings::{Ebpf, Settings, Variant};
 use crate::policy::validate::Request;
 use crate::policy::{CapturePolicy, Families, Family, Ipv6};
 use crate::report::{Checked, How, Verified};
+use crate::rules::RuleSet;
 use crate::run::verify::Asked;
 use crate::sys::lock::Lock;
 use crate::sys::netns;
@@ -25,6 +25,8 @@ use crate::sys::netns;
 struct Expected {
     policy: CapturePolicy,
     families: Families,
+    /// What is needed beside the programs; rules of ours would capture twice.
+    beside: RuleSet,
     /// What the maps are to say, if that was asked for and is not what they say themselves.
     ready: Option<Ready>,
 }
@@ -46,24 +48,28 @@ pub(in crate::run) fn run(
         (Some((request, how)), _) => {
             let families = choose::families(request.policy.ipv6, &observed, Variant::Native, &machine.tools)?;
             let ready = prepare(request, cgroup_of(how)?, families)?;
-            Expected { policy: request.policy.clone(), families, ready: Some(ready) }
+            let beside = routing_of(request, families);
+            Expected { policy: request.policy.clone(), families, beside, ready: Some(ready) }
         }
         (None, Some(found)) => match recover::request(&found.lowered) {
             Some(request) => {
                 let both = observed.ipv6 && request.policy.ipv6 != Ipv6::Off;
                 let families = if both { Families::Both } else { Families::V4 };
-                Expected { policy: request.policy, families, ready: None }
+                let beside = routing_of(&request, families);
+                Expected { policy: request.policy, families, beside, ready: None }
             }
             None => return Ok(None),
         },
         (None, None) => return Ok(None),
     };
-    let mut verified = judge(asked, &expected, found.as_ref(), settings.wait)?;
-    verified.notes.extend(beside(&observed));
+    let mut verified = judge(asked, &expected, found.as_ref(), &observed, settings.wait)?;
+    verified.notes.extend(preflight::no_ambient(&observed).err().map(|error| error.problem));
+    verified.notes.extend(preflight::no_other_mesh(&observed).err().map(|error| error.problem));
     if let (true, false, Some((request, how))) = (asked.repair, verified.wrong.is_empty(), asked_for) {
         let changed = in_place(request, cgroup_of(how)?, machine.clone(), lock)?.changed;
         let notes = std::mem::take(&mut verified.notes);
-        verified = judge(asked, &expected, read(settings.wait)?.as_ref(), settings.wait)?;
+        let observed = observe::look(machine)?.observed;
+        verified = judge(asked, &expected, read(settings.wait)?.as_ref(), &observed, settings.wait)?;
         verified = Verified { repaired: changed, notes, ..verified };
     }
     Ok(Some(verified))
@@ -76,13 +82,20 @@ fn read(wait: Duration) -> Result<Option<Found>> {
     }
 }
 
-fn judge(asked: Asked, expected: &Expected, found: Option<&Found>, wait: Duration) -> Result<Verified> {
+fn judge(
+    asked: Asked,
+    expected: &Expected,
+    found: Option<&Found>,
+    observed: &Observed,
+    wait: Duration,
+) -> Result<Verified> {
     let sockets = observe::sockets()?;
-    let wrong = match (found, &expected.ready) {
+    let mut wrong = match (found, &expected.ready) {
         (None, _) => vec!["nothing is captured at the sockets: that is".to_owned()],
         (Some(found), Some(ready)) => found.differences(&ready.capture()),
         (Some(found), None) => found.detached.iter().map(|name| format!("the program {name}")).collect(),
     };
+    wrong.extend(differences_beside(&expected.beside, observed));
     let mut checked = Vec::new();
     for family in expected.families.list() {
         for direction in [Direction::Outbound, Direction::Inbound] {
@@ -108,21 +121,6 @@ fn judge(asked: Asked, expected: &Expected, found: Option<&Found>, wait: Duratio
     }
     let policy = Some(expected.policy.clone());
     Ok(Verified { policy, checked, wrong, strict: asked.strict, repaired: Vec::new(), notes })
-}
-
-/// What else captures here.
-fn beside(observed: &Observed) -> Vec<String> {
-    let mut notes = Vec::new();
-    notes.extend(preflight::no_ambient(observed).err().map(|error| error.problem));
-    notes.extend(preflight::no_other_mesh(observed).err().map(|error| error.problem));
-    for variant in Variant::ALL {
-        if ownership::holds_ours(&observed.of(variant)) {
-            notes.push(format!(
-                "{variant} holds rules of ours that capture the same: apply again takes them away"
-            ));
-        }
-    }
-    notes
 }
 
 /// Tries a connection, where one would tell.

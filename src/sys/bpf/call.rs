@@ -245,11 +245,20 @@ pub(super) struct Code<'a> {
     pub(super) instructions: &'a [[u8; 8]],
 }
 
+/// How much the verifier says (include/linux/bpf_verifier.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Says {
+    /// `BPF_LOG_LEVEL1`: every instruction, and why it does not take one.
+    Steps = 1,
+    /// `BPF_LOG_STATS`: what the program costs.
+    Figures = 4,
+}
+
 /// Loads a program, which the verifier judges. With `log`, what it says is written there, as much as fits.
 ///
 /// # Errors
 /// The kernel's; `EACCES` or `EINVAL` if the verifier does not take it.
-pub(super) fn prog_load(code: Code<'_>, log: Option<&mut Vec<u8>>) -> nix::Result<OwnedFd> {
+pub(super) fn prog_load(code: Code<'_>, log: Option<(Says, &mut [u8])>) -> nix::Result<OwnedFd> {
     #[repr(C)]
     struct Attr {
         kind: u32,
@@ -279,10 +288,10 @@ pub(super) fn prog_load(code: Code<'_>, log: Option<&mut Vec<u8>>) -> nix::Resul
         ifindex: 0,
         attach: code.attach,
     };
-    if let Some(log) = &log {
-        attr.log_level = 1;
+    if let Some((says, log)) = log {
+        attr.log_level = says as u32;
         attr.log_size = u32::try_from(log.len()).map_err(|_| Errno::E2BIG)?;
-        attr.log = at(log.as_ptr());
+        attr.log = at(log.as_mut_ptr());
     }
     // SAFETY: the instructions are as many as told, the licence ends with a zero, and the log is as long as told.
     unsafe { descriptor(PROG_LOAD, &mut attr) }

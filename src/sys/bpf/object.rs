@@ -13,7 +13,7 @@ use aya_obj::generated::bpf_prog_type;
 use aya_obj::{EbpfSectionKind, Map, ProgramSection};
 use nix::errno::Errno;
 
-use super::call::{self, Code, Shape, Types};
+use super::call::{self, Code, Says, Shape, Types};
 use crate::error::{Class, Error, Result};
 
 /// `BPF_F_RDONLY_PROG`: programs cannot write, so the verifier knows the values.
@@ -22,6 +22,8 @@ const CONSTANT: u32 = 1 << 7;
 const STORAGE: u32 = 24;
 /// How much is kept of what the verifier says.
 const LOG: usize = 64 << 10;
+/// A few lines.
+const FIGURES: usize = 4 << 10;
 
 /// An object file, read.
 #[derive(Debug)]
@@ -196,13 +198,22 @@ fn encode(instruction: &aya_obj::generated::bpf_insn) -> [u8; 8] {
 
 fn load(name: &str, kind: u32, attach: u32, license: &CString, instructions: &[[u8; 8]]) -> Result<OwnedFd> {
     let code = Code { name, kind, attach, license, instructions };
-    match call::prog_load(code, None) {
-        Ok(fd) => Ok(fd),
+    // Who asks for that is told what each costs: scripts/bpf-budget.sh compares it.
+    let tell = tracing::enabled!(tracing::Level::DEBUG);
+    let mut figures = vec![0; if tell { FIGURES } else { 0 }];
+    match call::prog_load(code, tell.then_some((Says::Figures, &mut figures))) {
+        Ok(fd) => {
+            if tell {
+                let said: Vec<&str> = said(&figures).lines().collect();
+                tracing::debug!(program = name, "verified: {}", said.join("; "));
+            }
+            Ok(fd)
+        }
         Err(errno @ (Errno::EACCES | Errno::EINVAL)) => {
             let mut log = vec![0; LOG];
             // The last that it says is why.
-            call::prog_load(code, Some(&mut log)).ok();
-            let said = String::from_utf8_lossy(&log).trim_end_matches('\0').to_owned();
+            call::prog_load(code, Some((Says::Steps, &mut log))).ok();
+            let said = said(&log);
             tracing::debug!(program = name, "the verifier: {said}");
             let why = said.lines().rev().find(|line| is_reason(line)).unwrap_or_default().to_owned();
             let error = Error::new(
@@ -215,6 +226,12 @@ fn load(name: &str, kind: u32, attach: u32, license: &CString, instructions: &[[
         }
         Err(errno) => Err(explain(&format!("loading the BPF program {name}"), errno)),
     }
+}
+
+/// What the verifier has written.
+fn said(log: &[u8]) -> &str {
+    let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+    str::from_utf8(log.get(..end).unwrap_or_default()).unwrap_or("its words are no text")
 }
 
 /// Whether a line of the verifier's is what it found, and no instruction, comment or figure.

@@ -105,13 +105,7 @@ fn refused(world: &World, policy: &Policy) {
         lower(&request.policy, request.layout, families(&request), place).expect_err("it is refused");
     let mut run = policy.run_at_sockets(world).code(64);
     for what in unable {
-        use mesh_init::backend::ebpf::lower::Unable;
-        run = run.says(match what {
-            Unable::Tproxy => "marks and routes packets, and an eBPF socket hook sees none",
-            Unable::DropInvalid => "needs connection tracking, which eBPF capture works without",
-            Unable::ExcludeInterface(_) => "names interfaces, and an eBPF socket hook is asked",
-            Unable::RerouteInterface(_) => "is about what passes through",
-        });
+        run = run.says(what.problem());
     }
     assert!(bpf::kept().is_empty(), "{policy}: {:?} is kept", bpf::kept());
 }

@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use mesh_init::backend::ebpf::lower::{Lowered, Place, Unable, lower};
+use mesh_init::backend::ebpf::lower::{Lowered, Place, lower};
 use mesh_init::backend::ebpf::{rule_id, trie};
 use mesh_init::eval::probing::Direction;
 use mesh_init::eval::{Capture, Conn, Outcome, evaluate};
-use mesh_init::policy::{Families, Interfaces, Mode, Port, RuleId};
+use mesh_init::policy::{Families, Interfaces, Mode, Port, RuleId, Unable};
 use mesh_init::rules::compile::compile;
 use mesh_init::rules::{ConnState, Protocol, RuleSet};
 use mesh_init_abi::{
@@ -157,7 +157,8 @@ impl Maps {
     fn ask(&self, netns: u64, conn: &Conn) -> (Outcome, Option<RuleId>) {
         let (_, policy) = self.policies.iter().find(|(of, _)| *of == netns).expect("a policy");
         let generation = policy.generation;
-        let destination = trie::address(conn.destination.ip()).destination();
+        let destination = trie::address(conn.destination.ip());
+        let destination = destination.destination(!destination.is_v4());
         let outbound = conn.direction == Direction::Outbound;
         let port = conn.destination.port();
         let owner = |kind, id: Option<u32>| {
@@ -196,8 +197,8 @@ fn kinds(unable: &[Unable]) -> Vec<&'static str> {
     let kind = |unable: &Unable| match unable {
         Unable::Tproxy => "tproxy",
         Unable::DropInvalid => "drop",
-        Unable::ExcludeInterface(_) => "exclude",
-        Unable::RerouteInterface(_) => "reroute",
+        Unable::ExcludeInterface => "exclude",
+        Unable::RerouteInterface => "reroute",
     };
     unable.iter().map(kind).collect()
 }
@@ -377,10 +378,10 @@ fn what_no_socket_hook_can_do_is_refused_by_name() {
     };
     let told = refused(&args);
     for (told, names) in told.iter().zip([
-        ["mode TPROXY", "give REDIRECT"],
-        ["dropping invalid packets", "--backend iptables or nftables"],
-        ["excluded interface eth7,eth8", "--backend iptables or nftables"],
-        ["rerouted interface tap0", "--backend iptables or nftables"],
+        ["--mode TPROXY", "give REDIRECT"],
+        ["--drop-invalid", "--backend iptables or nftables"],
+        ["--exclude-interface", "--backend iptables or nftables"],
+        ["--reroute-interface", "--backend iptables or nftables"],
     ]) {
         assert!(names.iter().all(|name| told.contains(name)), "{told}");
     }
