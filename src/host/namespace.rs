@@ -30,9 +30,10 @@ pub fn enter_to_probe(settings: &Settings, makes_rules: bool) -> Result<()> {
 }
 
 /// What capture at the sockets needs besides, if it is there: to load and attach, to mount the BPF file system, and to take
-/// up a socket of the proxy's.
-const AT_SOCKETS: [Need; 4] =
-    [Need::CAP_BPF, Need::CAP_SYS_ADMIN, Need::CAP_SYS_PTRACE, Need::CAP_DAC_READ_SEARCH];
+/// up a socket of the proxy's. Nothing needs `CAP_PERFMON`, but programs that are loaded with it have no barriers against
+/// speculation (`bpf_bypass_spec_v4`, include/linux/bpf.h), which every connection would pay for.
+const AT_SOCKETS: [Need; 5] =
+    [Need::CAP_BPF, Need::CAP_PERFMON, Need::CAP_SYS_ADMIN, Need::CAP_SYS_PTRACE, Need::CAP_DAC_READ_SEARCH];
 
 fn enter_with(settings: &Settings, makes_rules: bool, also: &[Need]) -> Result<()> {
     exec::keep_descriptors();
