@@ -5,11 +5,11 @@ use aya_ebpf::bindings::{
     BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, bpf_sock, bpf_sock_ops,
 };
 use aya_ebpf::helpers::bpf_sock_ops_cb_flags_set;
-use mesh_init_abi::{Endpoint, LISTENERS, ListenerKey, PairKey, SockFlags};
+use mesh_init_abi::{Endpoint, LISTENERS, ListenerKey, PairKey, SockFlags, SurpriseKind};
 
 use crate::policy::{Here, netns};
 use crate::word::{endpoint, of_family, put_endpoint, same};
-use crate::{maps, read, read_address, write};
+use crate::{maps, read, read_address, surprise, write};
 
 const AF_INET6: u32 = 10;
 
@@ -85,18 +85,7 @@ fn is_accepted(context: *mut bpf_sock_ops) {
     let server = local(context);
     if server.address.is_loopback() {
         let pair = PairKey { netns: netns(context), client: remote(context), server };
-        if let Some(original) = maps::PAIRS.get(&pair) {
-            let original = endpoint(original.as_ptr());
-            maps::PAIRS.remove(&pair);
-            let Some(sock) = maps::SOCKS.of_or_new(socket) else { return };
-            let sock = sock.as_ptr();
-            // SAFETY: a field of what is there.
-            let kept = unsafe { &raw mut (*sock).original };
-            put_endpoint(kept, original);
-            let flags = SockFlags(read!(sock, flags.0));
-            write!(sock, flags, flags.and(SockFlags::MEANT));
-        }
-        return;
+        return hand_over(socket, &pair);
     }
     // What it has of its listener.
     let Some(sock) = maps::SOCKS.of(socket) else { return };
@@ -105,6 +94,27 @@ fn is_accepted(context: *mut bpf_sock_ops) {
     if flags.has(SockFlags::PROXYS) {
         write!(sock, flags, flags.and(SockFlags::STEERED));
     }
+}
+
+/// Tells the accepted socket what the one that connects was meant for.
+#[inline(always)]
+fn hand_over(socket: *mut bpf_sock, pair: &PairKey) {
+    let Some(original) = maps::PAIRS.get(pair) else {
+        let Some(here) = Here::of(pair.netns) else { return };
+        if pair.server.port == u32::from(here.policy.outbound_port) {
+            surprise::note(pair.netns, SurpriseKind::NOT_CAPTURED, pair.client.address, pair.server.port);
+        }
+        return;
+    };
+    let original = endpoint(original.as_ptr());
+    maps::PAIRS.remove(pair);
+    let Some(sock) = maps::SOCKS.of_or_new(socket) else { return };
+    let sock = sock.as_ptr();
+    // SAFETY: a field of what is there.
+    let kept = unsafe { &raw mut (*sock).original };
+    put_endpoint(kept, original);
+    let flags = SockFlags(read!(sock, flags.0));
+    write!(sock, flags, flags.and(SockFlags::MEANT));
 }
 
 /// A connection that is over, whatever it came to.

@@ -2,11 +2,13 @@
 
 use aya_ebpf::bindings::{bpf_sk_lookup, bpf_sock};
 use aya_ebpf::helpers::{bpf_sk_assign, bpf_sk_release};
-use mesh_init_abi::{AddressKey, Flow, ListenerKey, NetFlags, OwnerFlags, Verdict, Way, decide};
+use mesh_init_abi::{
+    AddressKey, Flow, ListenerKey, NetFlags, OwnerFlags, SurpriseKind, Verdict, Way, decide,
+};
 
 use crate::policy::Here;
 use crate::word::of_family;
-use crate::{maps, read, read_address};
+use crate::{maps, read, read_address, surprise};
 
 /// The usual way.
 const PASS: u32 = 1;
@@ -65,6 +67,7 @@ pub fn arrives(context: *mut bpf_sk_lookup, netns: u64) -> u32 {
             return PASS;
         }
     }
+    surprise::note(netns, SurpriseKind::NO_LISTENER, address, u32::from(port));
     DROP
 }
 

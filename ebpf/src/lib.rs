@@ -18,6 +18,7 @@ pub mod listener;
 pub mod maps;
 pub mod outbound;
 pub mod policy;
+pub mod surprise;
 pub mod word;
 
 /// What every object has beside its programs.

@@ -17,7 +17,7 @@ use aya_ebpf::helpers::{
 use aya_ebpf::macros::btf_map;
 use mesh_init_abi::{
     AddressKey, CounterKey, Endpoint, ListenerKey, Namespace, NetFlags, NetKey, OwnerFlags, OwnerKey,
-    PairKey, PortFlags, PortKey, Present, Sock,
+    PairKey, PortFlags, PortKey, Present, Sock, Surprise, SurpriseKey,
 };
 
 /// A map as BTF describes it to a loader (Documentation/bpf/btf.rst; libbpf's `__uint` and `__type`): the numbers are the
@@ -122,6 +122,9 @@ pub static PAIRS: Map<PairKey, Endpoint, LRU, 16384, 0> = Map::NEW;
 /// the value has 8 bytes.
 #[btf_map]
 pub static LISTENERS: Map<ListenerKey, u64, SOCKETS, { PODS * 4 }, 0> = Map::NEW;
+/// What a policy did not foresee: as much as people read.
+#[btf_map]
+pub static SURPRISES: Map<SurpriseKey, Surprise, LRU, 1024, 0> = Map::NEW;
 /// Sockets. It goes with its socket.
 #[btf_map]
 pub static SOCKS: Map<i32, Sock, STORAGE, 0, { ON_DEMAND | BPF_F_CLONE as usize }> = Map::NEW;

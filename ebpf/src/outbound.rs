@@ -6,12 +6,13 @@ use core::ptr::NonNull;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::bpf_bind;
 use mesh_init_abi::{
-    Address, AddressKey, Endpoint, Flow, OwnerKind, PolicyFlags, Sock, SockFlags, Verdict, Way, decide,
+    Address, AddressKey, Endpoint, Flow, OwnerKind, PolicyFlags, Sock, SockFlags, SurpriseKind, Verdict, Way,
+    decide,
 };
 
 use crate::policy::{Here, Owner, netns};
 use crate::word::{address, endpoint, port_of, put_address, put_endpoint, same, word_of};
-use crate::{maps, read, read_address, write, write_address};
+use crate::{maps, read, read_address, surprise, write, write_address};
 
 const ALLOW: i32 = 1;
 /// The caller gets EPERM.
@@ -199,7 +200,10 @@ fn send(
     call: Call,
 ) -> Diverted {
     // Without it the proxy would not know where to: better no connection than one that goes wrong.
-    let Some(sock) = maps::SOCKS.of_or_new(socket) else { return Diverted::Refused };
+    let Some(sock) = maps::SOCKS.of_or_new(socket) else {
+        surprise::note(here.netns, SurpriseKind::NO_MEMORY, to.address, to.port);
+        return Diverted::Refused;
+    };
     let sock = sock.as_ptr();
     // SAFETY: fields of what is there.
     let (kept_target, kept_original) = unsafe { (&raw mut (*sock).target, &raw mut (*sock).original) };
@@ -224,9 +228,13 @@ fn send(
         let from = address(kept_source);
         match call {
             Call::Connect => {
-                if (chosen || from != Address::NONE) && bind(context, from) {
-                    let flags = SockFlags(read!(sock, flags.0));
-                    write!(sock, flags, flags.and(SockFlags::BOUND));
+                if chosen || from != Address::NONE {
+                    if bind(context, from) {
+                        let flags = SockFlags(read!(sock, flags.0));
+                        write!(sock, flags, flags.and(SockFlags::BOUND));
+                    } else {
+                        surprise::note(here.netns, SurpriseKind::NO_SOURCE, from, to.port);
+                    }
                 }
             }
             Call::Send => send_from(context, from, hook),

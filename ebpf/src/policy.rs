@@ -90,16 +90,22 @@ impl Here {
     pub fn count(&self, clause: Clause) {
         let key = CounterKey { netns: self.netns, clause: clause as u32, reserved: 0 };
         let Some(counter) = maps::COUNTERS.get(&key) else { return };
-        // The target has no atomic types, for it has no compare-and-swap in all its versions; this it has had always.
-        // SAFETY: other processors count, too, and the verifier knows the instruction.
-        unsafe {
-            core::arch::asm!(
-                "lock *(u64 *)({counter} + 0) += {one}",
-                counter = in(reg) counter.as_ptr(),
-                one = in(reg) 1_u64,
-                options(nostack),
-            );
-        }
+        add(counter.as_ptr());
+    }
+}
+
+/// Adds one, while other processors do, too.
+#[inline(always)]
+pub fn add(counter: *mut u64) {
+    // The target has no atomic types, for it has no compare-and-swap in all its versions; this it has had always.
+    // SAFETY: the verifier takes the program only if the number can be written, and it knows the instruction.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({counter} + 0) += {one}",
+            counter = in(reg) counter,
+            one = in(reg) 1_u64,
+            options(nostack),
+        );
     }
 }
 

@@ -77,6 +77,15 @@ fn stations(explanation: &Explanation) -> Vec<Station> {
                 station(Kind::Passed, &[&format!("end of {chain}: {does}")])
             }
             Line::Way(way) => station(Kind::Chain, &[way]),
+            Line::NoHook(why) => station(Kind::Passed, &["no BPF program", why]),
+            Line::Hook { hook, found, clause } => {
+                let name = clause.map(|clause| format!(": {clause}")).unwrap_or_default();
+                let first = format!("{hook}{name}");
+                let texts: Vec<&str> =
+                    [first.as_str()].into_iter().chain(found.iter().map(String::as_str)).collect();
+                let kind = if clause.is_some() { Kind::Rule } else { Kind::Passed };
+                station(kind, &texts)
+            }
             Line::Rule { chain, number, rule, clause, hit, .. } => {
                 let name = clause.map(|clause| format!(": {clause}")).unwrap_or_default();
                 let unclear = if hit.is_none() { " (cannot tell)" } else { "" };

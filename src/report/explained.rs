@@ -1,13 +1,17 @@
 //! What `explain` says.
 
+use std::fmt;
+
 use serde_json::{Map, Value, json};
 
 use super::{Report, lines};
+use crate::backend::ebpf::ask::Answer as Asked;
 use crate::backend::iptables::render;
 use crate::backend::nftables::encode::rule::protocol_of;
 use crate::backend::nftables::text;
 use crate::eval::Conn;
 use crate::eval::decision::{Capture, Decision, Outcome, Place, Reason, Step, Tried, Way};
+use crate::eval::probing::Direction;
 use crate::policy::{Family, RuleId};
 use crate::rules::{Chain, Match, Rule, Table};
 
@@ -33,24 +37,56 @@ pub struct Explanation {
     pub trail: Vec<Line>,
 }
 
-/// A rule that decides.
+/// What decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deciding {
-    /// Its table and chain.
-    pub chain: String,
-    /// Its number in the chain, counted from 1.
-    pub number: usize,
-    /// The rule.
-    pub rule: String,
+    /// Where it stands.
+    pub place: By,
     /// The policy clause that it stands for.
     pub clause: Option<RuleId>,
     /// What brought the clause about: a flag, a variable, a key.
     pub cause: Option<String>,
 }
 
+/// A rule, or a BPF program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum By {
+    /// A rule.
+    Rule {
+        /// Its table and chain.
+        chain: String,
+        /// Its number in the chain, counted from 1.
+        number: usize,
+        /// The rule.
+        rule: String,
+    },
+    /// The program at a hook.
+    Hook(&'static str),
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            By::Rule { chain, number, rule } => write!(f, "{chain} rule {number}: {rule}"),
+            By::Hook(hook) => write!(f, "the BPF program at {hook}"),
+        }
+    }
+}
+
 /// A step of the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Line {
+    /// A BPF program is asked.
+    Hook {
+        /// Where it is attached.
+        hook: &'static str,
+        /// What its maps hold of the connection, a text an entry.
+        found: Vec<String>,
+        /// The clause that decides, if one does.
+        clause: Option<RuleId>,
+    },
+    /// No BPF program is asked.
+    NoHook(&'static str),
     /// A base chain is called.
     Enter {
         /// Its table and name.
@@ -142,9 +178,11 @@ impl Explanation {
     pub fn of(conn: &Conn, decision: &Decision<'_>, cause: impl Fn(RuleId) -> Option<String>) -> Explanation {
         let family = conn.family();
         let deciding = |place: &Place<'_>| Deciding {
-            chain: named(place.chain),
-            number: place.index + 1,
-            rule: rule_text(place, family),
+            place: By::Rule {
+                chain: named(place.chain),
+                number: place.index + 1,
+                rule: rule_text(place, family),
+            },
             clause: place.rule.id,
             cause: place.rule.id.and_then(&cause),
         };
@@ -184,6 +222,44 @@ impl Explanation {
         }
     }
 
+    /// The same where BPF programs are asked, too: of what begins here before the rules, of what arrives after them.
+    #[must_use]
+    pub fn at_sockets(
+        self,
+        direction: Direction,
+        asked: &Result<Asked, &'static str>,
+        cause: impl Fn(RuleId) -> Option<String>,
+    ) -> Explanation {
+        let Explanation { conn, outcome, by, mut trail } = self;
+        let outbound = direction == Direction::Outbound;
+        let passes = outcome == Outcome::Passed;
+        let line = match asked {
+            Ok(Asked { hook, found, clause, .. }) => {
+                Line::Hook { hook, found: found.clone(), clause: *clause }
+            }
+            Err(why) => Line::NoHook(why),
+        };
+        let captures = asked.as_ref().is_ok_and(|asked| asked.outcome != Outcome::Passed);
+        if outbound && captures {
+            // It goes to the proxy, and the rules never see where it was meant to go.
+            trail = vec![line];
+        } else if outbound {
+            trail.insert(0, line);
+        } else if passes {
+            trail.push(line);
+        }
+        // What rules discard or send elsewhere stays so, whoever lets it pass.
+        match asked {
+            Ok(asked) if passes || (outbound && captures) => {
+                let clause = asked.clause;
+                let deciding =
+                    clause.map(|id| Deciding { place: By::Hook(asked.hook), clause, cause: cause(id) });
+                Explanation { conn, outcome: asked.outcome.clone(), by: deciding.or(by), trail }
+            }
+            Ok(_) | Err(_) => Explanation { conn, outcome, by, trail },
+        }
+    }
+
     /// What becomes of it, in a few words.
     #[must_use]
     pub fn verdict(&self) -> String {
@@ -201,16 +277,19 @@ impl Explanation {
     #[must_use]
     pub fn reason(&self) -> String {
         match (&self.by, &self.outcome) {
-            (Some(by), Outcome::CannotTell) => {
-                format!("because of {} rule {}: {}", by.chain, by.number, by.rule)
-            }
+            (Some(by), Outcome::CannotTell) => format!("because of {}", by.place),
             (Some(Deciding { clause: Some(clause), .. }), _) => format!("{}: {}", clause, clause.meaning()),
-            (Some(by), _) => format!("by {} rule {}: {}", by.chain, by.number, by.rule),
+            (Some(by), _) => format!("by {}", by.place),
             (None, Outcome::Dropped) => "by the policy of a chain".to_owned(),
             (None, _) => {
                 let not_called = |line: &Line| match line {
                     Line::NotCalled { why, .. } => Some(*why),
-                    Line::Enter { .. } | Line::Rule { .. } | Line::Policy { .. } | Line::Way(_) => None,
+                    Line::NoHook(why) => Some(*why),
+                    Line::Hook { .. }
+                    | Line::Enter { .. }
+                    | Line::Rule { .. }
+                    | Line::Policy { .. }
+                    | Line::Way(_) => None,
                 };
                 match self.trail.iter().find_map(not_called) {
                     Some(why) => why.to_owned(),
@@ -226,6 +305,15 @@ impl Line {
         vec![match self {
             Line::Enter { chain, priority } => format!("  {chain} (priority {priority})"),
             Line::NotCalled { chain, why } => format!("  {chain}: not asked, {why}"),
+            Line::NoHook(why) => format!("  no BPF program: {why}"),
+            Line::Hook { hook, found, clause } => {
+                let said = match clause {
+                    Some(clause) => format!("    HIT {clause}"),
+                    None => "    nothing said of it: passed on".to_owned(),
+                };
+                let found = found.iter().map(|entry| format!("    {entry}"));
+                return [format!("  {hook}")].into_iter().chain(found).chain([said]).collect();
+            }
             Line::Rule { chain, number, depth, rule, hit, on, clause } => {
                 let indent = "  ".repeat(depth + 2);
                 let chain = chain.split(' ').nth(1).unwrap_or_default();
@@ -280,6 +368,11 @@ impl Line {
             Line::Policy { chain, accepts } => {
                 json!({ "step": "policy", "chain": chain, "accepts": accepts })
             }
+            Line::NoHook(why) => json!({ "step": "noHook", "why": why }),
+            Line::Hook { hook, found, clause } => {
+                let clause = clause.map(RuleId::as_str);
+                json!({ "step": "hook", "hook": hook, "found": found, "clause": clause })
+            }
             Line::Way(way) => json!({ "step": "way", "to": way }),
         }
     }
@@ -312,7 +405,7 @@ impl Report for Explained {
             if let Some(by) = &answer.by {
                 all.extend(by.cause.as_ref().map(|cause| format!("  because of {cause}")));
                 if by.clause.is_some() {
-                    all.push(format!("  {} rule {}: {}", by.chain, by.number, by.rule));
+                    all.push(format!("  {}", by.place));
                 }
             }
             all.push(String::new());
@@ -327,10 +420,15 @@ impl Report for Explained {
             let by = answer.by.as_ref().map(|by| {
                 let clause = by.clause.map(RuleId::as_str);
                 let meaning = by.clause.map(RuleId::meaning);
-                json!({
-                    "clause": clause, "meaning": meaning, "cause": by.cause,
-                    "chain": by.chain, "number": by.number, "rule": by.rule,
-                })
+                match &by.place {
+                    By::Rule { chain, number, rule } => json!({
+                        "clause": clause, "meaning": meaning, "cause": by.cause,
+                        "chain": chain, "number": number, "rule": rule,
+                    }),
+                    By::Hook(hook) => {
+                        json!({ "clause": clause, "meaning": meaning, "cause": by.cause, "hook": hook })
+                    }
+                }
             });
             json!({
                 "connection": answer.conn,

@@ -22,7 +22,7 @@ pub use joined::{Installed, Uninstalled};
 pub use matrix::{Differences, Matrix};
 pub use outcome::{Applied, By, Cleaned, Confirmed};
 pub use planned::{Planned, Transaction};
-pub use sockets::AtSockets;
+pub use sockets::{AtSockets, Told};
 pub use status::{Counter, Status};
 pub use traced::{Ended, Ends, Hit, TraceStep, Traced};
 pub use verified::{Checked, How, Verified};

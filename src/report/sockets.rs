@@ -1,6 +1,10 @@
 //! What `status` says of capture at the sockets.
 
-use mesh_init_abi::{Clause, PolicyFlags};
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use mesh_init_abi::{Clause, PolicyFlags, SurpriseKind};
 use serde_json::{Value, json};
 
 use super::plural;
@@ -8,6 +12,9 @@ use crate::backend::ebpf::lower::Lowered;
 use crate::backend::ebpf::rule_id;
 use crate::backend::ebpf::text::layout;
 use crate::policy::{CapturePolicy, json::to_json};
+
+/// How many surprises are shown to people.
+const SHOWN: usize = 8;
 
 /// What is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +31,72 @@ pub struct AtSockets {
     pub detached: Vec<String>,
     /// The number of the control group that the programs are attached to.
     pub cgroup: Option<String>,
+    /// What the policy did not foresee, the latest first.
+    pub surprises: Vec<Told>,
+}
+
+/// Something that the policy did not foresee.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// What.
+    pub kind: SurpriseKind,
+    /// Of which address; [`SurpriseKind`] says whose.
+    pub address: IpAddr,
+    /// And which port.
+    pub port: u32,
+    /// How often.
+    pub count: u64,
+    /// How long the last time is ago.
+    pub ago: Duration,
+}
+
+impl Told {
+    fn word(&self) -> &'static str {
+        match self.kind {
+            SurpriseKind::NO_LISTENER => "noListener",
+            SurpriseKind::NOT_CAPTURED => "notCaptured",
+            SurpriseKind::NO_SOURCE => "noSource",
+            SurpriseKind::NO_MEMORY => "noMemory",
+            _ => "unknown",
+        }
+    }
+
+    /// For programs.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        json!({
+            "kind": self.word(),
+            "address": self.address.to_string(),
+            "port": self.port,
+            "count": self.count,
+            "secondsAgo": self.ago.as_secs(),
+        })
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Told { kind, address, port, count, ago } = self;
+        match *kind {
+            SurpriseKind::NO_LISTENER => write!(
+                f,
+                "{address} was refused at port {port}: no listener of the proxy's is known where it should go"
+            )?,
+            SurpriseKind::NOT_CAPTURED => write!(
+                f,
+                "{address} reached the proxy's port {port} by itself, or so late that nobody knew whom it had called"
+            )?,
+            SurpriseKind::NO_SOURCE => write!(
+                f,
+                "a call to port {port} could not have {address} as its source, and the proxy saw a loopback address: if the host does not have it any more, apply again"
+            )?,
+            SurpriseKind::NO_MEMORY => {
+                write!(f, "a call to {address} port {port} was refused: the kernel has no memory for it")?;
+            }
+            _ => write!(f, "{address} port {port}: something that another version knows")?,
+        }
+        write!(f, " ({count} times, the last {} s ago)", ago.as_secs())
+    }
 }
 
 impl AtSockets {
@@ -49,6 +122,11 @@ impl AtSockets {
                 .filter(|(_, count)| **count > 0)
                 .map(|(id, count)| format!("{:<28} {count:>12}", id.as_str())),
         );
+        lines.extend(self.surprises.iter().take(SHOWN).map(|told| format!("surprise: {told}")));
+        let more = self.surprises.len().saturating_sub(SHOWN);
+        if more > 0 {
+            lines.push(format!("and {}, which --output json has", plural(more, "earlier surprise")));
+        }
         lines
     }
 
@@ -70,6 +148,7 @@ impl AtSockets {
             "detached": self.detached,
             "cgroup": self.cgroup,
             "rules": self.counters.iter().filter_map(counter).collect::<Vec<_>>(),
+            "surprises": self.surprises.iter().map(Told::json).collect::<Vec<_>>(),
             "policy": self.policy.as_ref().map(to_json),
             "notes": notes,
         })

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Environment, NO_MACHINE, OF_A_MACHINE, input, status};
+use super::{Environment, NO_MACHINE, OF_A_MACHINE, ebpf, input, status};
 use crate::backend::claim::Claim;
+use crate::backend::ebpf::ask::ask;
+use crate::backend::ebpf::lower::{Lowered, Place, lower};
 use crate::backend::{Observed, ownership};
 use crate::cli::{self, Asked, Parsed, Verb};
 use crate::eval;
@@ -21,6 +23,8 @@ use crate::rules::compile::compile_for;
 /// Rules to judge by, and what is known of them.
 pub(super) struct Rules {
     sets: Vec<RuleSet>,
+    /// What the maps of BPF programs hold, and of which namespace, where they capture.
+    at_sockets: Option<(Lowered, u64)>,
     policy: Option<CapturePolicy>,
     families: Families,
     /// What was given, to say what brought a clause about; nothing is known of rules that are here already.
@@ -32,14 +36,26 @@ impl Rules {
     /// Those of nobody.
     pub(super) fn none() -> Rules {
         let sets = vec![RuleSet::default()];
-        Rules { sets, policy: None, families: Families::Both, given: None, notes: Vec::new() }
+        Rules {
+            sets,
+            at_sockets: None,
+            policy: None,
+            families: Families::Both,
+            given: None,
+            notes: Vec::new(),
+        }
     }
 
     pub(super) fn explain(&self, conn: &Conn) -> Explanation {
         let sets: Vec<&RuleSet> = self.sets.iter().collect();
-        Explanation::of(conn, &eval::evaluate(&sets, conn), |id| {
-            self.given.as_ref().and_then(|given| cause(id, given))
-        })
+        let cause = |id| self.given.as_ref().and_then(|given| cause(id, given));
+        let explanation = Explanation::of(conn, &eval::evaluate(&sets, conn), cause);
+        match &self.at_sockets {
+            Some((lowered, netns)) => {
+                explanation.at_sockets(conn.direction, &ask(lowered, *netns, conn), cause)
+            }
+            None => explanation,
+        }
     }
 }
 
@@ -150,8 +166,19 @@ pub(super) fn wanted(request: &Request, given: Raw) -> Rules {
         Ipv6::On | Ipv6::Auto => Families::Both,
     };
     let variant = request.settings.variant.unwrap_or(Variant::Nft);
+    // What cannot be lowered was refused before.
+    let place = Place { netns: 0, generation: 0 };
+    let lowered = request.settings.ebpf.as_ref().and_then(|_| {
+        let lowered = lower(&request.policy, request.layout, families, place).ok()?;
+        Some((lowered, place.netns))
+    });
+    let sets = match lowered {
+        Some(_) => vec![RuleSet::default()],
+        None => vec![compile_for(&request.policy, request.layout, families, variant)],
+    };
     Rules {
-        sets: vec![compile_for(&request.policy, request.layout, families, variant)],
+        sets,
+        at_sockets: lowered,
         policy: Some(request.policy.clone()),
         families: Families::Both,
         given: Some(given),
@@ -208,7 +235,15 @@ fn live(settings: &Settings, environment: &Environment) -> crate::error::Result<
     let routing = look.observed.routing.iter().map(|present| present.what).collect();
     sets.push(RuleSet { chains: Vec::new(), routing });
     let families = if look.observed.ipv6 { Families::Both } else { Families::V4 };
-    Ok(Rules { sets, policy, families, given: None, notes })
+    let at_sockets = ebpf::here(settings.wait)?;
+    if let Some((found, _)) = &at_sockets {
+        policy = ebpf::policy_of(&found.lowered).or(policy);
+        if !found.detached.is_empty() {
+            notes.push(format!("not attached: {}; apply again", found.detached.join(", ")));
+        }
+    }
+    let at_sockets = at_sockets.map(|(found, netns)| (found.lowered, netns));
+    Ok(Rules { sets, at_sockets, policy, families, given: None, notes })
 }
 
 /// The rules of `variant`, each of ours with the clause that it stands for.

@@ -7,7 +7,7 @@ use crate::backend::claim::Claim;
 use crate::backend::{Observed, ownership, plan};
 use crate::error::Result;
 use crate::eval::sockets;
-use crate::host::{namespace, observe, preflight};
+use crate::host::{Machine, namespace, observe, preflight};
 use crate::policy::settings::{Settings, Variant};
 use crate::policy::validate::Request;
 use crate::policy::{Families, Family, RuleId};
@@ -17,8 +17,12 @@ use crate::rules::{Chain, Match, Rule, RuleSet, Table, Verdict};
 
 pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<Status> {
     namespace::enter(settings, false)?;
-    let machine = super::machine(settings, environment);
-    let look = observe::look(&machine)?;
+    here(settings, &super::machine(settings, environment))
+}
+
+/// In the namespace where this thread is.
+pub(super) fn here(settings: &Settings, machine: &Machine) -> Result<Status> {
+    let look = observe::look(machine)?;
     preflight::readable(&look, settings.variant)?;
     let sockets = observe::sockets()?;
     let mut status = judge(&look.observed, settings.variant, &sockets);
@@ -37,7 +41,7 @@ pub(super) fn run(settings: &Settings, environment: &Environment) -> Result<Stat
     Ok(status)
 }
 
-pub(super) fn judge(observed: &Observed, only: Option<Variant>, sockets: &[sockets::Socket]) -> Status {
+fn judge(observed: &Observed, only: Option<Variant>, sockets: &[sockets::Socket]) -> Status {
     let mut notes = Vec::new();
     for rules in observed.rules.values() {
         if let Some(chain) = ownership::ambient(rules) {

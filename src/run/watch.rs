@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Environment, status};
 use crate::error::Result;
-use crate::host::{namespace, observe, preflight};
+use crate::host::namespace;
 use crate::policy::settings::{Output, Settings};
 use crate::report::{Report, Status, Watched};
 use crate::sys::terminal;
@@ -22,10 +22,8 @@ pub(super) fn run(
     let mut shown = 0;
     let mut looks = 0_u32;
     loop {
-        let look = observe::look(&machine)?;
-        preflight::readable(&look, settings.variant)?;
         let now = Instant::now();
-        let status = status::judge(&look.observed, settings.variant, &observe::sockets()?);
+        let status = status::here(settings, &machine)?;
         let since = before.as_ref().map(|(then, status)| (now.duration_since(*then), status));
         let watched = Watched::between(since, &status);
         let text = match in_place {

@@ -3,6 +3,7 @@
 pub mod alloc;
 pub mod ask;
 pub mod bpf;
+pub mod clock;
 pub mod exec;
 pub mod folder;
 pub mod fs;

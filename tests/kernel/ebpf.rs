@@ -14,6 +14,7 @@ mod options;
 mod owners;
 mod proxy;
 mod race;
+mod told;
 
 use nix::mount::{MsFlags, mount};
 use std::net::{IpAddr, SocketAddr};
@@ -46,6 +47,7 @@ pub(crate) fn cases() -> Vec<Case> {
         dns::CASES,
         connects::CASES,
         kills::CASES,
+        told::CASES,
     ]
     .concat()
     .into_iter()

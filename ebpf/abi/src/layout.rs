@@ -9,7 +9,7 @@ use core::mem::{align_of, offset_of, size_of};
 use crate::{Address, NetFlags, OwnerFlags, PolicyFlags, PortFlags};
 
 /// Bits of a key before what its prefix is of: the generation and the cookie.
-const SCOPE_BITS: u32 = 96;
+pub const SCOPE_BITS: u32 = 96;
 
 /// Which reading of a policy holds: what the layouts of that name mean.
 #[repr(transparent)]

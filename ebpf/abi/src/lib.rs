@@ -11,11 +11,14 @@ mod decision;
 mod flags;
 mod layout;
 mod sockets;
+mod surprises;
 
 pub use address::Address;
 pub use decision::{Clause, Decision, Flow, Socket, Verdict, Way, decide};
 pub use flags::{NetFlags, OwnerFlags, PolicyFlags, PortFlags, SockFlags};
 pub use layout::{
     AddressKey, CounterKey, Meaning, Namespace, NetKey, OwnerKey, OwnerKind, Policy, PortKey, Present,
+    SCOPE_BITS,
 };
 pub use sockets::{Endpoint, LISTENERS, ListenerKey, PairKey, Sock};
+pub use surprises::{Surprise, SurpriseKey, SurpriseKind};

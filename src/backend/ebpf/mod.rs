@@ -1,7 +1,9 @@
 //! Capture at the sockets: what the BPF programs are told of a policy, and what they say of a connection.
 
+pub mod ask;
 pub mod lower;
 pub mod ports;
+pub mod prefix;
 pub mod text;
 pub mod trie;
 

@@ -1,16 +1,13 @@
 //! What the maps are to hold, as text: a line an entry.
 
-use std::fmt::Write;
 use std::net::{IpAddr, Ipv6Addr};
 
 use mesh_init_abi::{
-    Address, Meaning, NetFlags, NetKey, OwnerFlags, OwnerKind, Policy, PolicyFlags, PortFlags, PortKey,
+    Meaning, NetFlags, NetKey, OwnerFlags, OwnerKey, OwnerKind, Policy, PolicyFlags, PortFlags, PortKey,
 };
 
 use super::lower::Lowered;
-
-/// Bits of a key's prefix that are not the network's or the range's: generation and cookie.
-const SCOPE: u32 = 96;
+use super::prefix::Prefix;
 
 /// The layout of a policy, by its name.
 #[must_use]
@@ -27,10 +24,8 @@ pub fn layout(policy: &Policy) -> &'static str {
 /// A network, in its family's form.
 #[must_use]
 pub fn network(key: &NetKey) -> String {
-    let Address(words) = key.address;
-    let bits = words.iter().fold(0_u128, |bits, word| bits << 32 | u128::from(u32::from_be(*word)));
-    let length = key.prefix_len.saturating_sub(SCOPE);
-    let address = Ipv6Addr::from(bits);
+    let length = key.length();
+    let address = Ipv6Addr::from(key.bits());
     match address.to_canonical() {
         IpAddr::V4(v4) if key.address.is_v4() => format!("{v4}/{}", length.saturating_sub(96)),
         IpAddr::V4(_) | IpAddr::V6(_) => format!("{address}/{length}"),
@@ -41,7 +36,7 @@ pub fn network(key: &NetKey) -> String {
 #[must_use]
 pub fn ports(key: &PortKey) -> String {
     let first = u16::from_be(key.port);
-    let free = 16_u32.saturating_sub(key.prefix_len.saturating_sub(SCOPE));
+    let free = 16_u32.saturating_sub(key.length());
     match free {
         0 => first.to_string(),
         _ => format!("{first}-{}", u32::from(first) + ((1 << free.min(16)) - 1)),
@@ -75,44 +70,59 @@ pub fn text(lowered: &Lowered) -> String {
             ]
         )
     );
-    for (key, flags) in networks {
-        let said = words(
-            flags.0,
-            &[
-                (NetFlags::LOOPBACK.0, "loopback"),
-                (NetFlags::EXCLUDED.0, "excluded"),
-                (NetFlags::INCLUDED.0, "included"),
-                (NetFlags::DNS_SERVER.0, "dns-server"),
-            ],
-        );
-        writeln!(text, "network {}{said}", network(key)).unwrap_or_default();
-    }
-    for (key, flags) in ranges {
-        let said = words(
-            flags.0,
-            &[
-                (PortFlags::OUT_EXCLUDED.0, "outbound-excluded"),
-                (PortFlags::OUT_INCLUDED.0, "outbound-included"),
-                (PortFlags::IN_NAMED.0, "inbound-named"),
-                (PortFlags::IN_RESERVED.0, "inbound-reserved"),
-            ],
-        );
-        writeln!(text, "port {}{said}", ports(key)).unwrap_or_default();
-    }
-    for (key, flags) in owners {
-        let kind = if key.kind == OwnerKind::USER { "user" } else { "group" };
-        let said = words(
-            flags.0,
-            &[
-                (OwnerFlags::PROXY.0, "proxy"),
-                (OwnerFlags::FIRST.0, "first"),
-                (OwnerFlags::OWNER.0, "owner"),
-                (OwnerFlags::GROUP.0, "group"),
-            ],
-        );
-        writeln!(text, "{kind} {}{said}", key.id).unwrap_or_default();
+    let entries = networks.iter().map(network_said);
+    let entries = entries.chain(ranges.iter().map(ports_said)).chain(owners.iter().map(owner_said));
+    for entry in entries {
+        text += &entry;
+        text.push('\n');
     }
     text
+}
+
+/// What is said of a network.
+#[must_use]
+pub fn network_said((key, flags): &(NetKey, NetFlags)) -> String {
+    let words = words(
+        flags.0,
+        &[
+            (NetFlags::LOOPBACK.0, "loopback"),
+            (NetFlags::EXCLUDED.0, "excluded"),
+            (NetFlags::INCLUDED.0, "included"),
+            (NetFlags::DNS_SERVER.0, "dns-server"),
+        ],
+    );
+    format!("network {}{words}", network(key))
+}
+
+/// What is said of a range of ports.
+#[must_use]
+pub fn ports_said((key, flags): &(PortKey, PortFlags)) -> String {
+    let words = words(
+        flags.0,
+        &[
+            (PortFlags::OUT_EXCLUDED.0, "outbound-excluded"),
+            (PortFlags::OUT_INCLUDED.0, "outbound-included"),
+            (PortFlags::IN_NAMED.0, "inbound-named"),
+            (PortFlags::IN_RESERVED.0, "inbound-reserved"),
+        ],
+    );
+    format!("port {}{words}", ports(key))
+}
+
+/// What is said of a user or a group.
+#[must_use]
+pub fn owner_said((key, flags): &(OwnerKey, OwnerFlags)) -> String {
+    let kind = if key.kind == OwnerKind::USER { "user" } else { "group" };
+    let words = words(
+        flags.0,
+        &[
+            (OwnerFlags::PROXY.0, "proxy"),
+            (OwnerFlags::FIRST.0, "first"),
+            (OwnerFlags::OWNER.0, "owner"),
+            (OwnerFlags::GROUP.0, "group"),
+        ],
+    );
+    format!("{kind} {}{words}", key.id)
 }
 
 /// The words of those that hold, after a space each.

@@ -1,6 +1,6 @@
 //! Networks, flattened for one look-up of the longest prefix: the value of a network says what every list says of it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use mesh_init_abi::{Address, NetFlags};
 
@@ -17,6 +17,13 @@ pub fn address(of: IpAddr) -> Address {
         IpAddr::V6(address) => address.to_bits(),
     };
     of_bits(bits)
+}
+
+/// And back.
+#[must_use]
+pub fn ip(Address(words): Address) -> IpAddr {
+    let bits = words.iter().fold(0_u128, |bits, word| bits << 32 | u128::from(u32::from_be(*word)));
+    Ipv6Addr::from(bits).to_canonical()
 }
 
 fn of_bits(bits: u128) -> Address {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mesh_init_abi::{
     AddressKey, CounterKey, ListenerKey, Namespace, NetFlags, NetKey, OwnerFlags, OwnerKey, PairKey,
-    PortFlags, PortKey, Present, Sock,
+    PortFlags, PortKey, Present, Sock, Surprise, SurpriseKey,
 };
 
 use crate::error::{Class, Error, Result};
@@ -58,6 +58,7 @@ pub(super) struct Maps {
     pub(super) pairs: Map<PairKey, mesh_init_abi::Endpoint>,
     pub(super) listeners: Map<ListenerKey, u64>,
     pub(super) socks: Map<i32, Sock>,
+    pub(super) surprises: Map<SurpriseKey, Surprise>,
 }
 
 /// What is kept on this node. One run at a time has it.
@@ -317,6 +318,7 @@ impl Maps {
             one(root, "PAIRS")?,
             one(root, "LISTENERS")?,
             one(root, "SOCKS")?,
+            one(root, "SURPRISES")?,
         );
         let (
             Some(namespaces),
@@ -328,10 +330,22 @@ impl Maps {
             Some(pairs),
             Some(listeners),
             Some(socks),
+            Some(surprises),
         ) = maps
         else {
             return Ok(None);
         };
-        Ok(Some(Maps { namespaces, networks, ports, owners, addresses, counters, pairs, listeners, socks }))
+        Ok(Some(Maps {
+            namespaces,
+            networks,
+            ports,
+            owners,
+            addresses,
+            counters,
+            pairs,
+            listeners,
+            socks,
+            surprises,
+        }))
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mesh_init_abi::{Address, AddressKey, Clause, CounterKey, Namespace};
+use mesh_init_abi::{Address, AddressKey, Clause, CounterKey, Namespace, Surprise, SurpriseKey};
 
 use super::adopt;
 use super::node::{Node, PROGRAMS, arrives, cgroup_of, id};
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::sys::bpf::cgroup::Cgroup;
 use crate::sys::bpf::object::Attach;
 use crate::sys::bpf::{link, pins};
-use crate::sys::netns;
+use crate::sys::{clock, netns};
 
 /// How long connections that are on their way to the proxy are waited for.
 const HANDSHAKES: Duration = Duration::from_secs(1);
@@ -55,6 +55,8 @@ pub struct Found {
     pub detached: Vec<&'static str>,
     /// The number of the control group that the programs are attached to.
     pub cgroup: Option<String>,
+    /// What the policy did not foresee, the latest first, and how long ago each was.
+    pub surprises: Vec<(SurpriseKey, Surprise, Duration)>,
 }
 
 impl Capture<'_> {
@@ -160,7 +162,19 @@ impl Node {
             detached.push("mesh_arrives");
         }
         let addresses = addresses.map(|key| key.address).collect();
-        Ok(Some(Found { namespace, lowered, addresses, counters, listeners, detached, cgroup }))
+        let surprises = self.surprises(netns)?;
+        Ok(Some(Found { namespace, lowered, addresses, counters, listeners, detached, cgroup, surprises }))
+    }
+
+    fn surprises(&self, netns: u64) -> Result<Vec<(SurpriseKey, Surprise, Duration)>> {
+        let now = clock::monotonic();
+        let mut surprises = Vec::new();
+        for key in self.maps.surprises.keys()?.into_iter().filter(|key| key.netns == netns) {
+            let Some(surprise) = self.maps.surprises.get(&key)? else { continue };
+            surprises.push((key, surprise, now.saturating_sub(Duration::from_nanos(surprise.last))));
+        }
+        surprises.sort_unstable_by_key(|(key, _, age)| (*age, *key));
+        Ok(surprises)
     }
 
     /// Makes `capture` hold in the calling thread's namespace, whose cookie is `netns`. What was there decides until all
@@ -301,6 +315,9 @@ impl Node {
         }
         for key in maps.pairs.keys()?.iter().filter(|key| key.netns == netns) {
             maps.pairs.remove(key)?;
+        }
+        for key in maps.surprises.keys()?.iter().filter(|key| key.netns == netns) {
+            maps.surprises.remove(key)?;
         }
         pins::remove(&self.pod(netns))
     }

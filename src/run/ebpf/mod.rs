@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use mesh_init_abi::{Address, OwnerKey, OwnerKind};
+use mesh_init_abi::{Address, OwnerKey, OwnerKind, Surprise, SurpriseKey};
 
 use super::{Environment, clean};
 use crate::backend::choose;
@@ -14,12 +14,12 @@ use crate::backend::ebpf::trie;
 use crate::backend::{Observed, ownership, plan};
 use crate::error::{Class, Error, Result};
 use crate::eval::sockets;
-use crate::host::ebpf::{self, Capture, Node};
+use crate::host::ebpf::{self, Capture, Found, Node};
 use crate::host::{Machine, namespace, observe, preflight, routing};
 use crate::policy::settings::{Ebpf, Variant};
 use crate::policy::validate::Request;
-use crate::policy::{Families, Ipv6, Layout, Mode, Unable};
-use crate::report::{Applied, AtSockets, By, Planned};
+use crate::policy::{CapturePolicy, Families, Ipv6, Layout, Mode, Unable};
+use crate::report::{Applied, AtSockets, By, Planned, Told};
 use crate::rules::compile::compile;
 use crate::rules::{Routing, RuleSet};
 use crate::sys::bpf::cgroup::{self, Cgroup};
@@ -302,22 +302,47 @@ fn differences_beside(wanted: &RuleSet, observed: &Observed) -> Vec<String> {
     differences
 }
 
-/// What holds at the sockets of this namespace, if anything does.
+/// What holds at the sockets of this namespace, if anything does, and the namespace's cookie.
 ///
 /// # Errors
 /// It cannot be read.
-pub(super) fn status(wait: Duration) -> Result<Option<AtSockets>> {
+pub(super) fn here(wait: Duration) -> Result<Option<(Found, u64)>> {
     if !ebpf::may_be_here() {
         return Ok(None);
     }
     let Some(node) = Node::find(wait)? else { return Ok(None) };
-    let Some(found) = node.read(netns::cookie()?)? else { return Ok(None) };
-    Ok(Some(AtSockets {
-        policy: recover::request(&found.lowered).map(|request| request.policy),
+    let netns = netns::cookie()?;
+    Ok(node.read(netns)?.map(|found| (found, netns)))
+}
+
+/// The policy that maps say, if they are of this version.
+pub(super) fn policy_of(lowered: &Lowered) -> Option<CapturePolicy> {
+    recover::request(lowered).map(|request| request.policy)
+}
+
+/// What holds at the sockets of this namespace, for people to see.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn status(wait: Duration) -> Result<Option<AtSockets>> {
+    Ok(here(wait)?.map(|(found, _)| AtSockets {
+        policy: policy_of(&found.lowered),
         lowered: found.lowered,
         counters: found.counters,
         listeners: found.listeners,
         detached: found.detached.into_iter().map(str::to_owned).collect(),
         cgroup: found.cgroup,
+        surprises: told(&found.surprises),
     }))
+}
+
+fn told(surprises: &[(SurpriseKey, Surprise, Duration)]) -> Vec<Told> {
+    let told = |(key, surprise, ago): &(SurpriseKey, Surprise, Duration)| Told {
+        kind: key.kind,
+        address: trie::ip(key.address),
+        port: key.port,
+        count: surprise.count,
+        ago: *ago,
+    };
+    surprises.iter().map(told).collect()
 }

@@ -3,6 +3,7 @@
 use mesh_init_abi::{Meaning, NetFlags, NetKey, OwnerFlags, OwnerKind, PolicyFlags, PortFlags};
 
 use crate::backend::ebpf::lower::Lowered;
+use crate::backend::ebpf::prefix::Prefix;
 use crate::backend::ebpf::text::{network, ports};
 use crate::input::{Faults, Key, Origin, Raw};
 use crate::policy::validate::{self, Request};
@@ -117,19 +118,8 @@ fn ids(lowered: &Lowered, kind: OwnerKind, flag: OwnerFlags) -> Vec<u32> {
 /// it.
 fn networks(lowered: &Lowered, flag: NetFlags) -> Vec<String> {
     let of = || lowered.networks.iter().filter(|(_, flags)| flags.has(flag)).map(|(key, _)| key);
-    let inner = |key: &NetKey| of().any(|outer| outer != key && covers(outer, key));
+    let inner = |key: &NetKey| of().any(|outer| outer != key && outer.covers(key));
     of().filter(|key| !inner(key)).map(network).collect()
-}
-
-fn covers(outer: &NetKey, inner: &NetKey) -> bool {
-    /// Bits before the network's: generation and cookie.
-    const SCOPE: u32 = 96;
-    let bits = |key: &NetKey| {
-        key.address.0.iter().fold(0_u128, |bits, word| bits << 32 | u128::from(u32::from_be(*word)))
-    };
-    let length = outer.prefix_len.saturating_sub(SCOPE);
-    let differ = (bits(outer) ^ bits(inner)).checked_shr(128_u32.saturating_sub(length)).unwrap_or_default();
-    outer.prefix_len <= inner.prefix_len && differ == 0
 }
 
 fn named(lowered: &Lowered, flag: PortFlags) -> Vec<String> {

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Ready, cgroup_of, differences_beside, in_place, prepare, recover, routing_of};
+use super::{Ready, cgroup_of, differences_beside, here, in_place, prepare, recover, routing_of, told};
 use crate::backend::{Observed, choose};
 use crate::error::Result;
 use crate::eval::probing::{self, Direction, Probe};
 use crate::eval::sockets::Socket;
-use crate::host::ebpf::{Found, Node, may_be_here};
+use crate::host::ebpf::Found;
 use crate::host::probe::{self, Shown};
 use crate::host::{self, Machine, observe, preflight};
 use crate::policy::settings::{Ebpf, Settings, Variant};
@@ -19,7 +19,9 @@ use crate::report::{Checked, How, Verified};
 use crate::rules::RuleSet;
 use crate::run::verify::Asked;
 use crate::sys::lock::Lock;
-use crate::sys::netns;
+
+/// How many surprises are worth a note; `status` tells all.
+const SURPRISES: usize = 4;
 
 /// What is to be true.
 struct Expected {
@@ -39,9 +41,6 @@ pub(in crate::run) fn run(
     machine: &Machine,
     lock: &Lock,
 ) -> Result<Option<Verified>> {
-    if asked_for.is_none() && !may_be_here() {
-        return Ok(None);
-    }
     let observed = observe::look(machine)?.observed;
     let found = read(settings.wait)?;
     let expected = match (asked_for, &found) {
@@ -76,10 +75,7 @@ pub(in crate::run) fn run(
 }
 
 fn read(wait: Duration) -> Result<Option<Found>> {
-    match Node::find(wait)? {
-        Some(node) => node.read(netns::cookie()?),
-        None => Ok(None),
-    }
+    Ok(here(wait)?.map(|(found, _)| found))
 }
 
 fn judge(
@@ -114,6 +110,9 @@ fn judge(
             expected.policy.proxy.inbound_port
         ));
     }
+    // Nothing of ours tries an inbound connection: these were others.
+    let surprises = found.map(|found| told(&found.surprises)).unwrap_or_default();
+    notes.extend(surprises.iter().take(SURPRISES).map(ToString::to_string));
     for (port, uid) in probing::strangers(&expected.policy, &sockets) {
         notes.push(format!(
             "port {port} is held by uid {uid}, which the policy does not exempt: as a proxy it would get its own connections back, and it is given nothing that arrives"

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use mesh_init_abi::{
     AddressKey, CounterKey, Endpoint, ListenerKey, Namespace, NetFlags, NetKey, OwnerFlags, OwnerKey,
-    PairKey, PortFlags, PortKey, Sock,
+    PairKey, PortFlags, PortKey, Sock, Surprise, SurpriseKey,
 };
 use nix::errno::Errno;
 
@@ -53,6 +53,8 @@ plain!(
     PortFlags,
     PortKey,
     Sock,
+    Surprise,
+    SurpriseKey,
 );
 
 /// A map.

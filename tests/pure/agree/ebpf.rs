@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use mesh_init::backend::ebpf::ask::ask;
 use mesh_init::backend::ebpf::lower::{Lowered, Place, lower};
 use mesh_init::backend::ebpf::{rule_id, trie};
 use mesh_init::eval::probing::Direction;
@@ -223,6 +224,7 @@ pub(super) struct Lowering {
     able: Subject,
     refused: Vec<Unable>,
     rules: RuleSet,
+    lowered: Lowered,
     maps: Maps,
 }
 
@@ -246,7 +248,8 @@ impl Lowering {
             maps.write(place, lower(&of.policy, of.layout, of.families, place).expect("nothing is refused"));
         }
         let rules = compile(&able.policy, able.layout, able.families);
-        Lowering { able, refused, rules, maps }
+        let lowered = lower(&able.policy, able.layout, able.families, HERE).expect("nothing is refused");
+        Lowering { able, refused, rules, lowered, maps }
     }
 
     fn compare(&self, conn: &Conn) -> Result<Compared, TestCaseError> {
@@ -254,6 +257,8 @@ impl Lowering {
         let meaning = |conn: &Conn| oracle::outcome(&able.policy, able.layout, able.families, conn);
         let (asked, differences) = asked(conn);
         let Some(asked) = asked else {
+            let said = ask(&self.lowered, HERE.netns, conn);
+            prop_assert!(said.is_err(), "{conn}: {said:?}");
             // Nobody asks; only where that is a difference may the policy have wanted something.
             prop_assert!(
                 !differences.is_empty() || meaning(conn) == Outcome::Passed,
@@ -269,6 +274,12 @@ impl Lowering {
         prop_assert!(
             outcome == expected,
             "{able}\n{conn}\neBPF: {outcome:?} by {clause:?}\nmeaning: {expected:?}, {differences:?}"
+        );
+        // The program says the same of its own maps.
+        let said = ask(&self.lowered, HERE.netns, conn).map(|answer| (answer.outcome, answer.clause));
+        prop_assert!(
+            said == Ok((outcome.clone(), clause)),
+            "{able}\n{conn}\n{said:?}, and {outcome:?}, {clause:?}"
         );
         let of_rules = evaluate(&[rules], &asked).clause();
         prop_assert!(clause == of_rules, "{able}\n{conn}\neBPF: by {clause:?}\nrules: by {of_rules:?}");
