@@ -2,6 +2,7 @@
 //! kernel fills them rightly is for the kernel tests.
 
 use mesh_init::backend::choose::Choice;
+use mesh_init::backend::ebpf::lower::{Place, lower};
 use mesh_init::cli::{self, Parsed};
 use mesh_init::cni::conflist::Change;
 use mesh_init::cni::conflist::cache::Attachment;
@@ -14,9 +15,10 @@ use mesh_init::policy::settings::{Output, Variant};
 use mesh_init::policy::validate::{self, Request};
 use mesh_init::policy::{Facts, Families, Family, Layout, RuleId};
 use mesh_init::report::{
-    Applied, By, Checked, Cleaned, Confirmed, Counter, Ended, Ends, Failure, Hit, How, Installed, Report,
-    Status, TraceStep, Traced, Uninstalled, Verified, Watched,
+    Applied, AtSockets, By, Checked, Cleaned, Confirmed, Counter, Ended, Ends, Failure, Hit, How, Installed,
+    Report, Status, Told, TraceStep, Traced, Uninstalled, Verified, Watched,
 };
+use mesh_init_abi::{Clause, SurpriseKind};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -200,6 +202,54 @@ fn status() {
         notes: vec!["both iptables hold rules of ours: a move was interrupted, apply again".into()],
     };
     assert_golden("status-unknown.json", &unknown);
+}
+
+#[test]
+fn at_sockets() {
+    let request = request(&["--backend", "ebpf", "--layout", "istio", "-x", "10.0.0.0/8", "--ipv6", "off"]);
+    let place = Place { netns: 7, generation: 1 };
+    let lowered = lower(&request.policy, request.layout, Families::V4, place).expect("what sockets can do");
+    let told = |kind, address: &str, port, count, ago| Told {
+        kind,
+        address: address.parse().expect("an address"),
+        port,
+        count,
+        ago: Duration::from_secs(ago),
+    };
+    let captured = |all, surprises: &[Told]| Status::AtSockets {
+        found: Box::new(AtSockets {
+            lowered: lowered.clone(),
+            policy: Some(request.policy.clone()),
+            counters: vec![
+                (Clause::OutboundAll, all),
+                (Clause::OutboundExcludeCidr, 2),
+                (Clause::ProxyUid, 0),
+            ],
+            listeners: 1,
+            detached: vec!["mesh_connect6".into()],
+            cgroup: Some("0000000000000142".into()),
+            surprises: surprises.to_vec(),
+        }),
+        notes: vec![],
+    };
+    let refused = told(SurpriseKind::NO_LISTENER, "192.0.2.7", 8080, 12, 3);
+    let before = captured(40, std::slice::from_ref(&refused));
+    assert_golden("status-sockets.json", &before);
+    let alone = told(SurpriseKind::NOT_CAPTURED, "127.0.0.1", 15001, 1, 0);
+    let later = captured(46, &[alone, refused]);
+    assert_golden("watch-sockets.json", &Watched::between(Some((Duration::from_secs(2), &before)), &later));
+    let text = later.text();
+    for line in [
+        "not attached: mesh_connect6",
+        "outbound.exclude-cidr                   2",
+        "surprise: 192.0.2.7 was refused at port 8080: no listener of the proxy's is known where it should go (12 times, the last 3 s ago)",
+    ] {
+        assert!(text.lines().any(|of| of == line), "expected {line:?}, seen {text}");
+    }
+    let policy = ["--backend", "ebpf", "-x", "10.0.0.0/8", "--ipv6", "off", "--output", "json"];
+    assert_eq!(mesh_init(&[&["plan"], &policy[..]].concat()).ok(), golden("plan-sockets.json"));
+    let asked = [&["explain", "out tcp uid=1000 10.1.2.3:80"], &policy[..]].concat();
+    assert_eq!(mesh_init(&asked).ok(), golden("decision-sockets.json"));
 }
 
 #[test]
