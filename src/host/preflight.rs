@@ -8,6 +8,7 @@ use crate::eval::sockets::Socket;
 use crate::policy::settings::{Settings, Variant};
 use crate::policy::{CapturePolicy, Layout, Owners};
 use crate::sys::privilege::{self, Need};
+use crate::sys::sandbox::{self, Sandbox};
 
 /// Capturing the whole of the host's own namespace is rarely meant, and takes SSH away. `hosts_own` is `None` if it
 /// cannot be told whether this is that one.
@@ -30,6 +31,21 @@ pub fn not_the_host(layout: Layout, settings: &Settings, hosts_own: Option<bool>
         format!("{which}, and the {layout} layout would capture all of it, SSH too"),
     )
     .remedy("give --host if that is meant, --confirm-within 60s to have it taken back unless you confirm, or --uid-owner and --inbound to capture only a user and a port"))
+}
+
+/// What a sandboxed pod does is done with sockets of another kernel, which no hook of this one sees.
+///
+/// # Errors
+/// This is the network namespace of one.
+pub fn no_sandbox() -> Result<()> {
+    let (runtime, sign) = match sandbox::find() {
+        None => return Ok(()),
+        Some(Sandbox::Kata(device)) => ("Kata", format!("interface {device}")),
+        Some(Sandbox::Gvisor(pid)) => ("gVisor", format!("process {pid}, runsc-sandbox")),
+    };
+    let problem = format!("this is a sandbox of {runtime} ({sign}), whose sockets are none of this kernel's");
+    Err(Error::new(Class::Usage, problem)
+        .remedy("capture inside: give the pod an init container of mesh-init, and leave it out here"))
 }
 
 /// iptables opens raw sockets (iptables(8)); nftables does without.

@@ -59,6 +59,16 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// The processes that /proc shows, each with its folder.
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn processes() -> Result<Vec<(i32, PathBuf)>> {
+    let number = |folder: &PathBuf| folder.file_name().and_then(|name| name.to_str()?.parse().ok());
+    let folders = list(Path::new("/proc"))?.into_iter();
+    Ok(folders.filter_map(|folder| Some((number(&folder)?, folder))).collect())
+}
+
 /// Whether there is something of that name.
 #[must_use]
 pub fn is_there(path: &Path) -> bool {

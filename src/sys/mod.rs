@@ -20,6 +20,7 @@ pub mod pause;
 pub mod privilege;
 pub mod probe;
 pub mod routing;
+pub mod sandbox;
 pub mod sockets;
 pub mod terminal;
 pub mod userns;

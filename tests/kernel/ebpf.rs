@@ -14,6 +14,7 @@ mod options;
 mod owners;
 mod proxy;
 mod race;
+mod sandboxes;
 mod told;
 
 use nix::mount::{MsFlags, mount};
@@ -48,6 +49,7 @@ pub(crate) fn cases() -> Vec<Case> {
         connects::CASES,
         kills::CASES,
         told::CASES,
+        sandboxes::CASES,
     ]
     .concat()
     .into_iter()

@@ -130,11 +130,19 @@ fn options_make_the_entry() {
         let entry = install(&["--backend", backend]).entry;
         assert_eq!(entry.get("backend").and_then(|value| value.as_str()), Some(backend));
     }
+    let delivered = |words: &[&str]| install(words).entry["capabilities"].clone();
+    let annotations = serde_json::json!({ "io.kubernetes.cri.pod-annotations": true });
+    assert_eq!(delivered(&["--backend", "nftables"]), annotations);
+    let both = serde_json::json!({ "io.kubernetes.cri.pod-annotations": true, "cgroupPath": true });
+    assert_eq!(delivered(&["--backend", "ebpf"]), both);
     // A file's keys are beside them, and a flag wins.
     let file = |text: &str| {
         let words = ["install", "--plugin-config", "/f.json", "--selection", "istio"];
         request::install(&given(&words), Some(Ok(text.to_owned())))
     };
+    assert_eq!(file(r#"{"backend":"ebpf"}"#).unwrap().entry["capabilities"], both);
+    let given = r#"{"backend":"ebpf","capabilities":{"ips":true}}"#;
+    assert_eq!(file(given).unwrap().entry["capabilities"], serde_json::json!({ "ips": true }));
     let request =
         file(r#"{"type":"mesh-init","selection":"all","capabilities":{},"policy":{"proxy":{"port":15001}}}"#);
     let expected =

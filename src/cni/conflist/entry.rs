@@ -10,6 +10,9 @@ use crate::input::{Origin, Sourced};
 /// What makes a runtime hand the pod's annotations over (containerd 1.5 and later, CRI-O 1.28 and later).
 pub const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
+/// What makes it say which control group the pod has (CNI conventions, "Well-known Capabilities").
+const CGROUP_PATH: &str = "cgroupPath";
+
 /// Keys that the runtime sets in what it hands to a plugin (spec, sections 1 and 3): in an entry they have no meaning.
 const RUNTIMES_OWN: [&str; 4] = ["cniVersion", "name", "prevResult", "runtimeConfig"];
 
@@ -30,6 +33,7 @@ pub fn entry(options: &Options, file: Option<Map<String, Value>>) -> Entry {
     let mut entry = Entry::new();
     entry.insert("type".to_owned(), json!(TYPE));
     entry.insert("capabilities".to_owned(), json!({ ANNOTATIONS: true }));
+    let given = file.as_ref().is_some_and(|file| file.contains_key("capabilities"));
     entry.extend(file.unwrap_or_default());
     if let Some(selection) = &options.selection {
         entry.insert("selection".to_owned(), json!(selection));
@@ -39,6 +43,10 @@ pub fn entry(options: &Options, file: Option<Map<String, Value>>) -> Entry {
     }
     if let Some(backend) = &options.backend {
         entry.insert("backend".to_owned(), json!(backend));
+    }
+    // Programs are attached to the pod's own control group, which the runtime knows best.
+    if !given && entry.get("backend") == Some(&json!("ebpf")) {
+        entry.insert("capabilities".to_owned(), json!({ ANNOTATIONS: true, CGROUP_PATH: true }));
     }
     entry
 }

@@ -90,6 +90,7 @@ pub(super) fn in_place(request: &Request, cgroup: Cgroup, machine: Machine, lock
     let mut changed = match request.policy.mode {
         Mode::None => away(wait)?,
         Mode::Redirect | Mode::Tproxy => {
+            preflight::no_sandbox()?;
             let ready = prepare(request, cgroup, families)?;
             routing::make(&plan.routes)?;
             let made = make(ready, wait).inspect_err(|_| {

@@ -63,6 +63,11 @@ pub(in crate::run) fn run(
     };
     let mut verified = judge(asked, &expected, found.as_ref(), &observed, settings.wait)?;
     verified.notes.extend(preflight::no_ambient(&observed).err().map(|error| error.problem));
+    // A sandbox that came after the policy: the programs are in place, and nothing comes by.
+    if let Err(error) = preflight::no_sandbox() {
+        verified.wrong.push("whose sockets these are: that is".to_owned());
+        verified.notes.push(error.problem);
+    }
     verified.notes.extend(preflight::no_other_mesh(&observed).err().map(|error| error.problem));
     if let (true, false, Some((request, how))) = (asked.repair, verified.wrong.is_empty(), asked_for) {
         let changed = in_place(request, cgroup_of(how)?, machine.clone(), lock)?.changed;

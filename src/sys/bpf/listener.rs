@@ -3,7 +3,6 @@
 #![expect(unsafe_code, reason = "nix has neither pidfd_open(2) nor pidfd_getfd(2)")]
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::path::Path;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -30,10 +29,7 @@ pub fn find(port: u16) -> Result<Vec<sockets::Tcp>> {
 /// /proc cannot be read.
 pub fn take(socket: &sockets::Tcp) -> Result<Option<OwnedFd>> {
     let wanted = format!("socket:[{}]", socket.inode);
-    for process in fs::list(Path::new("/proc"))? {
-        let pid =
-            process.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<i32>().ok());
-        let Some(pid) = pid else { continue };
+    for (pid, process) in fs::processes()? {
         // A process that has ended, or is not ours to look into.
         for fd in fs::list(&process.join("fd")).unwrap_or_default() {
             let is_it = std::fs::read_link(&fd).is_ok_and(|target| target.as_os_str() == wanted.as_str());
