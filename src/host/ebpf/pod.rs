@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mesh_init_abi::{Address, AddressKey, Clause, CounterKey, Namespace, Surprise, SurpriseKey};
+use mesh_init_abi::{Address, AddressKey, Clause, CounterKey, ListenerKey, Namespace, Surprise, SurpriseKey};
 
 use super::adopt;
 use super::node::{Node, PROGRAMS, arrives, cgroup_of, id};
@@ -16,6 +16,9 @@ use crate::sys::{clock, netns};
 
 /// How long connections that are on their way to the proxy are waited for.
 const HANDSHAKES: Duration = Duration::from_secs(1);
+
+/// Of how many namespaces a run looks whether they are gone.
+const LOOKED_AT: usize = 16;
 
 /// The link of a namespace's own program, of whichever build.
 fn arrival_link(folder: &Path) -> Result<Option<PathBuf>> {
@@ -127,31 +130,57 @@ impl Node {
         let maps = &self.maps;
         let Some(namespace) = maps.namespaces.get(&netns)? else { return Ok(None) };
         let generation = namespace.policy.generation;
-        let mut lowered =
-            Lowered { policy: namespace.policy, networks: Vec::new(), ports: Vec::new(), owners: Vec::new() };
-        for key in
-            maps.networks.keys()?.into_iter().filter(|key| key.netns == netns && key.generation == generation)
-        {
-            lowered.networks.extend(maps.networks.get(&key)?.map(|flags| (key, flags)));
+        let here = |of: u64, written: u32| of == netns && written == generation;
+        let (mut networks, mut ports, mut owners) =
+            (maps.networks.entries()?, maps.ports.entries()?, maps.owners.entries()?);
+        networks.retain(|(key, _)| here(key.netns, key.generation));
+        ports.retain(|(key, _)| here(key.netns, key.generation));
+        owners.retain(|(key, _)| here(key.netns, key.generation));
+        let addresses = maps.addresses.entries()?.into_iter().map(|(key, _)| key);
+        let addresses = addresses.filter(|key| key.netns == netns).map(|key| key.address).collect();
+        self.found(netns, namespace, Lowered { policy: namespace.policy, networks, ports, owners }, addresses)
+            .map(Some)
+    }
+
+    /// The same of a namespace of which nothing was known before `capture` was written: only that can be there.
+    fn read_back(&self, netns: u64, capture: &Capture<'_>) -> Result<Option<Found>> {
+        let maps = &self.maps;
+        let Some(namespace) = maps.namespaces.get(&netns)? else { return Ok(None) };
+        let Lowered { networks, ports, owners, .. } = capture.lowered;
+        let lowered = Lowered {
+            policy: namespace.policy,
+            networks: maps.networks.those_of(networks)?,
+            ports: maps.ports.those_of(ports)?,
+            owners: maps.owners.those_of(owners)?,
+        };
+        let mut addresses = Vec::new();
+        for address in capture.addresses {
+            let there = maps.addresses.get(&AddressKey { netns, address: *address })?;
+            addresses.extend(there.map(|_| *address));
         }
-        for key in
-            maps.ports.keys()?.into_iter().filter(|key| key.netns == netns && key.generation == generation)
-        {
-            lowered.ports.extend(maps.ports.get(&key)?.map(|flags| (key, flags)));
-        }
-        for key in
-            maps.owners.keys()?.into_iter().filter(|key| key.netns == netns && key.generation == generation)
-        {
-            lowered.owners.extend(maps.owners.get(&key)?.map(|flags| (key, flags)));
-        }
+        self.found(netns, namespace, lowered, addresses).map(Some)
+    }
+
+    /// The rest of what is found.
+    fn found(
+        &self,
+        netns: u64,
+        namespace: Namespace,
+        mut lowered: Lowered,
+        addresses: Vec<Address>,
+    ) -> Result<Found> {
+        let maps = &self.maps;
         lowered.sort();
-        let addresses = maps.addresses.keys()?.into_iter().filter(|key| key.netns == netns);
         let mut counters = Vec::new();
         for clause in Clause::ALL {
             let key = CounterKey { netns, clause: *clause as u32, reserved: 0 };
             counters.extend(maps.counters.get(&key)?.map(|count| (*clause, count)));
         }
-        let listeners = maps.listeners.keys()?.into_iter().filter(|key| key.netns == netns).count();
+        let port = u32::from(namespace.policy.inbound_port);
+        let mut listeners = 0;
+        for place in 0..ListenerKey::PLACES {
+            listeners += usize::from(maps.listeners.get(&ListenerKey { netns, place, port })?.is_some());
+        }
         let folder = self.pod(netns);
         let cgroup = cgroup_of(&folder);
         let mut detached = match &cgroup {
@@ -161,16 +190,16 @@ impl Node {
         if link::severed(&folder.join(arrives()))? {
             detached.push("mesh_arrives");
         }
-        let addresses = addresses.map(|key| key.address).collect();
         let surprises = self.surprises(netns)?;
-        Ok(Some(Found { namespace, lowered, addresses, counters, listeners, detached, cgroup, surprises }))
+        Ok(Found { namespace, lowered, addresses, counters, listeners, detached, cgroup, surprises })
     }
 
     fn surprises(&self, netns: u64) -> Result<Vec<(SurpriseKey, Surprise, Duration)>> {
         let now = clock::monotonic();
         let mut surprises = Vec::new();
-        for key in self.maps.surprises.keys()?.into_iter().filter(|key| key.netns == netns) {
-            let Some(surprise) = self.maps.surprises.get(&key)? else { continue };
+        for (key, surprise) in
+            self.maps.surprises.entries()?.into_iter().filter(|(key, _)| key.netns == netns)
+        {
             surprises.push((key, surprise, now.saturating_sub(Duration::from_nanos(surprise.last))));
         }
         surprises.sort_unstable_by_key(|(key, _, age)| (*age, *key));
@@ -178,21 +207,30 @@ impl Node {
     }
 
     /// Makes `capture` hold in the calling thread's namespace, whose cookie is `netns`. What was there decides until all
-    /// of it is there, and then nothing of it does any more.
+    /// of it is there, and then nothing of it does any more. What is there then, read back.
     ///
     /// # Errors
     /// The kernel refuses; then what was there still decides.
-    pub fn apply(&self, netns: u64, capture: &Capture<'_>) -> Result<()> {
+    pub fn apply(&self, netns: u64, capture: &Capture<'_>) -> Result<Option<Found>> {
         let before = self.maps.namespaces.get(&netns)?;
-        // A run that was killed may have written some of another policy, by the number that this one has.
-        self.forget(netns, before.map(|before| before.policy.generation))?;
+        // The folder is made first: without it nobody has written anything of this namespace. A run that was killed may
+        // have written some of another policy, by the number that this one has.
+        let new = before.is_none() && !self.is_there(netns);
+        if !new {
+            self.forget(netns, before.map(|before| before.policy.generation))?;
+        }
+        let group = cgroup_of(&self.pod(netns));
         let outcome = self.prepare(netns, capture);
         let outcome = outcome.and_then(|()| self.maps.namespaces.put(&netns, &capture.namespace()));
         match (outcome, before) {
+            (Ok(()), _) if new => self.read_back(netns, capture),
             (Ok(()), _) => {
                 self.forget_all_but(netns, Some(capture))?;
                 // Its processes were in another control group before, which nobody may be in now.
-                self.tidy()
+                if group != Some(id(capture.cgroup.id)) {
+                    self.tidy()?;
+                }
+                self.read(netns)
             }
             (Err(error), Some(before)) => {
                 self.forget(netns, Some(before.policy.generation)).ok();
@@ -209,26 +247,19 @@ impl Node {
     fn prepare(&self, netns: u64, capture: &Capture<'_>) -> Result<()> {
         let maps = &self.maps;
         let lowered = capture.lowered;
-        for (key, flags) in &lowered.networks {
-            maps.networks.put(key, flags)?;
-        }
-        for (key, flags) in &lowered.ports {
-            maps.ports.put(key, flags)?;
-        }
-        for (key, flags) in &lowered.owners {
-            maps.owners.put(key, flags)?;
-        }
-        for address in capture.addresses {
-            maps.addresses.put(&AddressKey { netns, address: *address }, &1)?;
-        }
+        let folder = self.pod(netns);
+        pins::make_folder(&folder)?;
+        maps.networks.put_all(&lowered.networks)?;
+        maps.ports.put_all(&lowered.ports)?;
+        maps.owners.put_all(&lowered.owners)?;
+        let addresses = capture.addresses.iter().map(|address| (AddressKey { netns, address: *address }, 1));
+        maps.addresses.put_all(&addresses.collect::<Vec<_>>())?;
         for clause in Clause::ALL {
             let key = CounterKey { netns, clause: *clause as u32, reserved: 0 };
             if maps.counters.get(&key)?.is_none() {
                 maps.counters.put(&key, &0)?;
             }
         }
-        let folder = self.pod(netns);
-        pins::make_folder(&folder)?;
         let arrives = folder.join(arrives());
         if link::severed(&arrives)? {
             let program = self.arrival(netns)?;
@@ -249,29 +280,17 @@ impl Node {
     /// Removes what is of no use to `capture`.
     fn forget_all_but(&self, netns: u64, capture: Option<&Capture<'_>>) -> Result<()> {
         self.forget(netns, capture.map(|capture| capture.lowered.policy.generation))?;
-        for key in self.maps.addresses.keys()? {
-            let needed = capture.is_some_and(|capture| capture.addresses.contains(&key.address));
-            if key.netns == netns && !needed {
-                self.maps.addresses.remove(&key)?;
-            }
-        }
-        Ok(())
+        let needed = |address: &Address| capture.is_some_and(|capture| capture.addresses.contains(address));
+        self.maps.addresses.remove_where(|key| key.netns == netns && !needed(&key.address))
     }
 
     /// Removes every generation but one.
     fn forget(&self, netns: u64, but: Option<u32>) -> Result<()> {
         let maps = &self.maps;
         let old = |of: u64, generation: u32| of == netns && Some(generation) != but;
-        for key in maps.networks.keys()?.iter().filter(|key| old(key.netns, key.generation)) {
-            maps.networks.remove(key)?;
-        }
-        for key in maps.ports.keys()?.iter().filter(|key| old(key.netns, key.generation)) {
-            maps.ports.remove(key)?;
-        }
-        for key in maps.owners.keys()?.iter().filter(|key| old(key.netns, key.generation)) {
-            maps.owners.remove(key)?;
-        }
-        Ok(())
+        maps.networks.remove_where(|key| old(key.netns, key.generation))?;
+        maps.ports.remove_where(|key| old(key.netns, key.generation))?;
+        maps.owners.remove_where(|key| old(key.netns, key.generation))
     }
 
     /// Whether a namespace has anything: a policy, or what a run that was killed has left of one.
@@ -291,7 +310,7 @@ impl Node {
         maps.namespaces.remove(&netns)?;
         // Who is on the way to the proxy arrives there as who was captured.
         let end = Instant::now() + HANDSHAKES;
-        while maps.pairs.keys()?.iter().any(|key| key.netns == netns) && Instant::now() < end {
+        while maps.pairs.entries()?.iter().any(|(key, _)| key.netns == netns) && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.discard(netns)?;
@@ -313,26 +332,27 @@ impl Node {
         for key in maps.listeners.keys()?.iter().filter(|key| key.netns == netns) {
             maps.listeners.remove(key)?;
         }
-        for key in maps.pairs.keys()?.iter().filter(|key| key.netns == netns) {
-            maps.pairs.remove(key)?;
-        }
-        for key in maps.surprises.keys()?.iter().filter(|key| key.netns == netns) {
-            maps.surprises.remove(key)?;
-        }
+        maps.pairs.remove_where(|key| key.netns == netns)?;
+        maps.surprises.remove_where(|key| key.netns == netns)?;
         pins::remove(&self.pod(netns))
     }
 
-    /// Takes away what namespaces had that are gone; how many those were.
+    /// Takes away what namespaces had that are gone; how many those were. So many are looked at in a run that a node with many
+    /// takes no longer: of two runs each looks at others.
     ///
     /// # Errors
     /// It cannot be removed.
-    pub fn collect(&self) -> Result<usize> {
+    pub fn collect(&self, netns: u64) -> Result<usize> {
+        let mut pods = pins::list(&self.root.join("netns"))?;
+        let first = usize::try_from(netns).unwrap_or_default().wrapping_mul(LOOKED_AT);
+        let first = first.checked_rem(pods.len()).unwrap_or_default();
+        pods.rotate_left(first);
         let mut gone = 0;
-        for pod in pins::list(&self.root.join("netns"))? {
+        for pod in pods.iter().take(LOOKED_AT) {
             let cookie = pod.file_name().and_then(|name| name.to_str());
             let cookie = cookie.and_then(|name| u64::from_str_radix(name, 16).ok());
             let cookie = cookie.ok_or_else(|| Error::refused(format!("{} is not ours", pod.display())))?;
-            let gone_with = match arrival_link(&pod)? {
+            let gone_with = match arrival_link(pod)? {
                 Some(link) => link::severed(&link)?,
                 None => true,
             };

@@ -137,15 +137,14 @@ fn routing_of(request: &Request, families: Families) -> RuleSet {
 /// Makes it hold at the sockets of this namespace; what was changed.
 fn make(mut ready: Ready, wait: Duration) -> Result<Vec<String>> {
     let node = Node::make(wait)?;
-    node.collect()?;
+    node.collect(ready.netns)?;
     let before = node.read(ready.netns)?;
     if before.as_ref().is_some_and(|before| before.holds(&ready.capture())) {
         return Ok(Vec::new());
     }
     let generation = before.map_or(0, |before| before.namespace.policy.generation);
     ready.lowered = ready.lowered.at(generation.wrapping_add(1));
-    node.apply(ready.netns, &ready.capture())?;
-    let wrong = match node.read(ready.netns)? {
+    let wrong = match node.apply(ready.netns, &ready.capture())? {
         Some(now) => now.differences(&ready.capture()),
         None => vec!["the policy".to_owned()],
     };

@@ -24,6 +24,9 @@ const OBJ_GET: u32 = 7;
 const OBJ_GET_INFO_BY_FD: u32 = 15;
 const BTF_LOAD: u32 = 18;
 const MAP_FREEZE: u32 = 22;
+const MAP_LOOKUP_BATCH: u32 = 24;
+const MAP_UPDATE_BATCH: u32 = 26;
+const MAP_DELETE_BATCH: u32 = 27;
 const LINK_CREATE: u32 = 28;
 const LINK_UPDATE: u32 = 29;
 
@@ -183,6 +186,88 @@ pub(super) unsafe fn map_delete<K>(map: BorrowedFd<'_>, key: &K) -> nix::Result<
     let mut attr = Element { map: number(&map), reserved: 0, key: at(key), value: 0, flags: 0 };
     // SAFETY: the caller's promise.
     unsafe { bpf(MAP_DELETE_ELEM, &mut attr) }.map(drop)
+}
+
+/// Where a reading of many entries goes on: the number of a bucket, or a key, which are no longer than this.
+pub(super) type Cursor = [u64; 8];
+
+#[repr(C)]
+struct Batch {
+    from: u64,
+    to: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// Reads entries into `keys` and `values`, as many as fit, from `from` on, and says how many those are; `to` is where the next
+/// call goes on, and whether there is more is said, too.
+///
+/// # Safety
+/// They are as long as the map's, and those no longer than a cursor.
+///
+/// # Errors
+/// The kernel's; `ENOSPC` if it needs more room at once.
+pub(super) unsafe fn map_entries<K, V>(
+    map: BorrowedFd<'_>,
+    from: Option<&Cursor>,
+    to: &mut Cursor,
+    keys: &mut [K],
+    values: &mut [V],
+) -> nix::Result<(usize, bool)> {
+    let mut attr = Batch {
+        from: from.map_or(0, |from| at(from)),
+        to: at(std::ptr::from_mut(to)),
+        keys: at(keys.as_mut_ptr()),
+        values: at(values.as_mut_ptr()),
+        count: u32::try_from(keys.len().min(values.len())).map_err(|_| Errno::E2BIG)?,
+        map: number(&map),
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: the caller's promise.
+    let more = match unsafe { bpf(MAP_LOOKUP_BATCH, &mut attr) } {
+        Ok(_) => true,
+        // This was the last of it.
+        Err(Errno::ENOENT) => false,
+        Err(errno) => return Err(errno),
+    };
+    Ok((usize::try_from(attr.count).map_err(|_| Errno::E2BIG)?, more))
+}
+
+/// Writes as many entries as there are of both.
+///
+/// # Safety
+/// They are as long as the map's, and have no byte that is not set.
+///
+/// # Errors
+/// The kernel's; some may be written then.
+pub(super) unsafe fn map_put_all<K, V>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> nix::Result<()> {
+    let count = u32::try_from(keys.len().min(values.len())).map_err(|_| Errno::E2BIG)?;
+    let (keys, values) = (at(keys.as_ptr()), at(values.as_ptr()));
+    let mut attr =
+        Batch { from: 0, to: 0, keys, values, count, map: number(&map), element_flags: 0, flags: 0 };
+    // SAFETY: the caller's promise.
+    unsafe { bpf(MAP_UPDATE_BATCH, &mut attr) }.map(drop)
+}
+
+/// Takes all of the keys away.
+///
+/// # Safety
+/// They are as long as the map's, and have no byte that is not set.
+///
+/// # Errors
+/// The kernel's; `ENOENT` if one is not there, and then those after it still are.
+pub(super) unsafe fn map_delete_all<K>(map: BorrowedFd<'_>, keys: &[K]) -> nix::Result<()> {
+    let count = u32::try_from(keys.len()).map_err(|_| Errno::E2BIG)?;
+    let keys = at(keys.as_ptr());
+    let mut attr =
+        Batch { from: 0, to: 0, keys, values: 0, count, map: number(&map), element_flags: 0, flags: 0 };
+    // SAFETY: the caller's promise.
+    unsafe { bpf(MAP_DELETE_BATCH, &mut attr) }.map(drop)
 }
 
 /// Reads the key that comes after `key`, or the first, into `next`.

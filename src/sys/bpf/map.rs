@@ -122,6 +122,88 @@ impl<K: Plain, V: Plain> Map<K, V> {
         }
     }
 
+    /// Writes all of `entries`.
+    ///
+    /// # Errors
+    /// The kernel's; some may be written then.
+    pub fn put_all(&self, entries: &[(K, V)]) -> Result<()> {
+        let (keys, values): (Vec<K>, Vec<V>) = entries.iter().copied().unzip();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: `new` has compared the sizes, and what is plain has no padding.
+        unsafe { call::map_put_all(self.fd.as_fd(), &keys, &values) }
+            .map_err(|errno| self.failed("writing to", errno))
+    }
+
+    /// Takes `keys` away, which are there.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove_all(&self, keys: &[K]) -> Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: `new` has compared the sizes, and what is plain has no padding.
+        match unsafe { call::map_delete_all(self.fd.as_fd(), keys) } {
+            Ok(()) => Ok(()),
+            // Somebody else has taken one of them.
+            Err(Errno::ENOENT) => keys.iter().try_for_each(|key| self.remove(key)),
+            Err(errno) => Err(self.failed("removing from", errno)),
+        }
+    }
+
+    /// All entries; of those that come or go meanwhile some.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn entries(&self) -> Result<Vec<(K, V)>> {
+        // A bucket is read at once, and has few; so few namespaces are read by one call.
+        let mut room = 512;
+        let mut entries = Vec::new();
+        let mut from: Option<call::Cursor> = None;
+        loop {
+            let (mut keys, mut values) = (vec![K::ANY; room], vec![V::ANY; room]);
+            let mut to = call::Cursor::default();
+            // SAFETY: `new` has compared the sizes, of which none is larger than a cursor.
+            let read =
+                unsafe { call::map_entries(self.fd.as_fd(), from.as_ref(), &mut to, &mut keys, &mut values) };
+            match read {
+                Ok((count, more)) => {
+                    entries.extend(keys.into_iter().zip(values).take(count));
+                    if !more {
+                        return Ok(entries);
+                    }
+                    from = Some(to);
+                    room = room.saturating_mul(2).min(1 << 16);
+                }
+                Err(Errno::ENOSPC) if room < 1 << 24 => room *= 2,
+                Err(errno) => return Err(self.failed("reading", errno)),
+            }
+        }
+    }
+
+    /// What it has under the keys of `entries`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn those_of(&self, entries: &[(K, V)]) -> Result<Vec<(K, V)>> {
+        let mut there = Vec::new();
+        for (key, _) in entries {
+            there.extend(self.get(key)?.map(|value| (*key, value)));
+        }
+        Ok(there)
+    }
+
+    /// Takes away all whose key `is_it`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove_where(&self, is_it: impl Fn(&K) -> bool) -> Result<()> {
+        let keys: Vec<K> = self.entries()?.into_iter().map(|(key, _)| key).filter(is_it).collect();
+        self.remove_all(&keys)
+    }
+
     /// All keys, as far as nobody changes them meanwhile: after one that has gone the kernel begins again.
     ///
     /// # Errors
