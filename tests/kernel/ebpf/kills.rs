@@ -93,7 +93,7 @@ fn at_every_step(
         let ended = pod.here.run(|| stopped(words, Calls::OfBpf, stop, true, || ()));
         if let Ended::Early(code) = ended {
             assert_eq!(code, 0);
-            assert!(stop > 20 && killed > 1, "{words:?} has no more than {stop} steps");
+            assert!(stop > 10 && killed > 1, "{words:?} has no more than {stop} steps");
             return format!("{killed} kills in {stop} steps, {left:?} times old and new");
         }
         killed += 1;
