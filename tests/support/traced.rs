@@ -48,7 +48,7 @@ const HARMLESS: [libc::c_long; 18] = [
 ];
 
 /// Commands of bpf(2) that change something outside the process, or make what another command changes it with.
-const BPF_CHANGES: [u64; 9] = [0, 2, 3, 5, 6, 18, 22, 28, 29];
+const BPF_CHANGES: [u64; 11] = [0, 2, 3, 5, 6, 18, 22, 26, 27, 28, 29];
 
 /// System calls that make, change or remove something in a file system.
 const CHANGES: [libc::c_long; 11] = [

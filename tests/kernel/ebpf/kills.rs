@@ -35,6 +35,9 @@ const fn telling(name: &'static str, body: fn() -> String) -> Telling {
 /// At every how manieth step: each of them in long runs.
 const STRIDE: Whole = Whole { number: 12, variable: "MESH_INIT_TEST_EBPF_STRIDE" };
 
+/// The same where there are some twenty.
+const FEW: usize = 4;
+
 /// Another policy: other ports of the proxy's, and fewer networks.
 const OTHER: &str = "--layout istio -p 15011 -z 15016 -u 1337 -b 80 -i 10.9.0.0/24,fd00:9::/64 -o 443,8443";
 /// And a third, which is not the other's.
@@ -80,8 +83,9 @@ fn at_every_step(
     before: impl Fn(),
     whole: [[&str; 4]; 2],
     after: impl Fn(),
+    stride: usize,
 ) -> String {
-    let stride = STRIDE.part(STRIDE.number);
+    let stride = STRIDE.part(stride).max(1);
     // Others in each run of the case.
     let first = usize::try_from(std::process::id()).expect("a process number") % stride;
     let (mut left, mut killed) = ([0, 0], 0);
@@ -117,7 +121,7 @@ fn applying() -> String {
         is(&pod, OF_THIRD);
         pod.clean();
     };
-    let told = at_every_step(&pod, &words, || (), [NOBODY, USUAL], after);
+    let told = at_every_step(&pod, &words, || (), [NOBODY, USUAL], after, STRIDE.number);
     // The last run was not killed.
     is(&pod, USUAL);
     told
@@ -137,7 +141,7 @@ fn changing() -> String {
         // Of the policies before nothing is left.
         assert_eq!(entries("NAMESPACES"), 1);
     };
-    let told = at_every_step(&pod, &words, before, [USUAL, OF_OTHER], after);
+    let told = at_every_step(&pod, &words, before, [USUAL, OF_OTHER], after, FEW);
     is(&pod, OF_OTHER);
     pod.clean();
     told
@@ -151,7 +155,7 @@ fn cleaning() -> String {
         pod.clean();
         is(&pod, NOBODY);
     };
-    let told = at_every_step(&pod, &["clean"], before, [USUAL, NOBODY], after);
+    let told = at_every_step(&pod, &["clean"], before, [USUAL, NOBODY], after, STRIDE.number);
     assert!(!Path::new(KEPT).exists());
     told
 }
