@@ -6,7 +6,8 @@
 #                                       native: the same of nftables, and moves from and to it, 25 times
 #                                       kill: kills at any instant, twenty times the check's
 #                                       ebpf: 6.4 million connections of 64 threads, each told apart and no map the
-#                                       larger for it; kills at every step
+#                                       larger for it; a minute of connections by a few ports; kills at every step, of
+#                                       upgrades, too
 #
 # Prints each part's time; status 1 if one fails. All but agree need root (sudo is asked if you are not).
 set -euo pipefail
@@ -45,7 +46,9 @@ part_kill() { kernel kill:: MESH_INIT_TEST_KILLS=4000 MESH_INIT_TEST_NATIVE_KILL
 
 part_ebpf() {
     kernel ebpf::race MESH_INIT_TEST_EBPF_CONNECTIONS=6400000
+    kernel ebpf::churn MESH_INIT_TEST_EBPF_CHURN=60
     kernel ebpf::kills MESH_INIT_TEST_EBPF_STRIDE=1
+    kernel ebpf::upgrade::killed MESH_INIT_TEST_EBPF_STRIDE=1
 }
 
 for part; do

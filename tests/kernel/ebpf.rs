@@ -5,10 +5,12 @@
 mod addresses;
 mod backlog;
 mod beside;
+mod churn;
 mod connects;
 mod dns;
 mod elsewhere;
 mod flips;
+mod flood;
 mod kills;
 mod options;
 mod owners;
@@ -16,6 +18,10 @@ mod proxy;
 mod race;
 mod sandboxes;
 mod told;
+mod upgrade;
+mod users;
+mod verifies;
+mod ways;
 
 use nix::mount::{MsFlags, mount};
 use std::net::{IpAddr, SocketAddr};
@@ -44,12 +50,17 @@ pub(crate) fn cases() -> Vec<Case> {
         options::CASES,
         beside::CASES,
         backlog::CASES,
+        flood::CASES,
         flips::CASES,
         dns::CASES,
         connects::CASES,
         kills::CASES,
         told::CASES,
         sandboxes::CASES,
+        upgrade::CASES,
+        users::CASES,
+        verifies::CASES,
+        ways::CASES,
     ]
     .concat()
     .into_iter()
@@ -63,7 +74,8 @@ pub(crate) fn checks() -> Vec<Check> {
 }
 
 /// Those that count something.
-const TELLING: [Telling; 4] = [race::RACE, kills::APPLY, kills::CHANGE, kills::CLEAN];
+const TELLING: [Telling; 6] =
+    [race::RACE, churn::CHURN, kills::APPLY, kills::CHANGE, kills::CLEAN, upgrade::KILLED];
 
 /// A pod as Istio's injector asks for it.
 const POD: &str = "--layout istio -p 15001 -z 15006 -u 1337 -b * -i *";
@@ -114,7 +126,12 @@ impl Pod {
 
     /// The words of a run that applies `flags` to this control group.
     fn words<'a>(&'a self, flags: &'a str) -> Vec<&'a str> {
-        let words = ["apply", "--backend", "ebpf", "--cgroup", self.cgroup.folder()];
+        self.words_of("apply", flags)
+    }
+
+    /// The same of another verb.
+    fn words_of<'a>(&'a self, verb: &'a str, flags: &'a str) -> Vec<&'a str> {
+        let words = [verb, "--backend", "ebpf", "--cgroup", self.cgroup.folder()];
         words.into_iter().chain(flags.split(' ').filter(|word| !word.is_empty())).collect()
     }
 

@@ -11,7 +11,10 @@ use std::path::Path;
 const MAP_GET_NEXT_KEY: u32 = 4;
 const PROG_LOAD: u32 = 5;
 const OBJ_GET: u32 = 7;
+const PROG_ATTACH: u32 = 8;
 const LINK_CREATE: u32 = 28;
+const LINK_UPDATE: u32 = 29;
+const LINK_DETACH: u32 = 34;
 
 /// One command with its attributes as 64-bit words, which is how they all can be written.
 fn bpf(command: u32, attributes: &mut [u64]) -> io::Result<i32> {
@@ -82,8 +85,47 @@ pub(crate) struct Kind {
     pub(crate) attach: u32,
 }
 
+/// How programs share a hook of a control group (include/uapi/linux/bpf.h).
+pub(crate) const ALLOW_OVERRIDE: u64 = 1;
+pub(crate) const ALLOW_MULTI: u64 = 1 << 1;
+/// Before those of the groups inside it, since Linux 6.15.
+pub(crate) const PREORDER: u64 = 1 << 6;
+
 /// Loads a program and attaches it to what `target` is; it stays while the answer is held.
 pub(crate) fn attach(kind: Kind, instructions: &[u64], target: &impl AsFd) -> OwnedFd {
+    let program = load(kind, instructions);
+    let mut attributes = [pair(number(&program), number(target)), pair(u64::from(kind.attach), 0)];
+    descriptor(LINK_CREATE, &mut attributes).unwrap_or_else(|error| panic!("attaching {kind:?}: {error}"))
+}
+
+/// The same without a link, as older programs do it: it stays as long as the control group, `how` as the flags say.
+pub(crate) fn attach_for_good(
+    kind: Kind,
+    instructions: &[u64],
+    target: &impl AsFd,
+    how: u64,
+) -> io::Result<()> {
+    let program = load(kind, instructions);
+    let mut attributes = [pair(number(target), number(&program)), pair(u64::from(kind.attach), how)];
+    bpf(PROG_ATTACH, &mut attributes).map(drop)
+}
+
+/// Puts another program in the place of the one that the link under `path` attaches.
+pub(crate) fn replace(path: &Path, kind: Kind, instructions: &[u64]) {
+    let link = open(path).unwrap_or_else(|error| panic!("opening {}: {error}", path.display()));
+    let program = load(kind, instructions);
+    let mut attributes = [pair(number(&link), number(&program)), 0];
+    bpf(LINK_UPDATE, &mut attributes).unwrap_or_else(|error| panic!("updating {}: {error}", path.display()));
+}
+
+/// Detaches what the link under `path` attaches; the link stays.
+pub(crate) fn detach(path: &Path) {
+    let link = open(path).unwrap_or_else(|error| panic!("opening {}: {error}", path.display()));
+    bpf(LINK_DETACH, &mut [number(&link)])
+        .unwrap_or_else(|error| panic!("detaching {}: {error}", path.display()));
+}
+
+fn load(kind: Kind, instructions: &[u64]) -> OwnedFd {
     let mut log = vec![0_u8; 1 << 16];
     let length = instructions.len() as u64;
     let mut attributes = [
@@ -99,8 +141,5 @@ pub(crate) fn attach(kind: Kind, instructions: &[u64], target: &impl AsFd) -> Ow
         pair(0, u64::from(kind.attach)),
     ];
     let loaded = descriptor(PROG_LOAD, &mut attributes);
-    let program =
-        loaded.unwrap_or_else(|error| panic!("{kind:?}: {error}\n{}", String::from_utf8_lossy(&log)));
-    let mut attributes = [pair(number(&program), number(target)), pair(u64::from(kind.attach), 0)];
-    descriptor(LINK_CREATE, &mut attributes).unwrap_or_else(|error| panic!("attaching {kind:?}: {error}"))
+    loaded.unwrap_or_else(|error| panic!("{kind:?}: {error}\n{}", String::from_utf8_lossy(&log)))
 }

@@ -30,9 +30,11 @@ impl Who {
 
     /// Turns the calling thread, and only it, into this user, without supplementary groups.
     pub(crate) fn assume(self) -> io::Result<()> {
-        if self == Self::ROOT {
-            return Ok(());
-        }
+        if self == Self::ROOT { Ok(()) } else { self.assume_entirely() }
+    }
+
+    /// The same where 0 is no exception: the root of another user namespace is somebody else.
+    pub(crate) fn assume_entirely(self) -> io::Result<()> {
         // SAFETY: a length of zero makes the kernel read nothing through the pointer.
         check(unsafe { libc::syscall(libc::SYS_setgroups, 0_usize, std::ptr::null::<libc::gid_t>()) })?;
         self.assume_group()?;

@@ -29,13 +29,24 @@ struct Inner {
 impl Netns {
     /// A fresh namespace, `lo` up, bound to `/run/netns/<name>`; a second one of a name gets a number, too.
     pub(crate) fn new(name: &str) -> Self {
+        Self::named(name, create)
+    }
+
+    /// One that is there already, by its file, which is given a name like any other; `lo` is brought up.
+    pub(crate) fn of(name: &str, file: &Path) -> Self {
+        Self::named(name, |path| {
+            fs::create_dir_all(NAMES)?;
+            name_it(file, path)
+        })
+    }
+
+    fn named(name: &str, make: impl FnOnce(&Path) -> io::Result<File> + Send) -> Self {
         let numbered = |number| if number == 1 { name.to_owned() } else { format!("{name}{number}") };
         let free = (1..).map(numbered).find(|name| !Path::new(NAMES).join(name).exists());
         let name = free.expect("there is always one more number");
         let path = Path::new(NAMES).join(&name);
-        let handle =
-            thread::scope(|scope| scope.spawn(|| create(&path)).join().expect("the creating thread"))
-                .unwrap_or_else(|error| panic!("creating the network namespace `{name}`: {error}"));
+        let handle = thread::scope(|scope| scope.spawn(|| make(&path)).join().expect("the creating thread"))
+            .unwrap_or_else(|error| panic!("creating the network namespace `{name}`: {error}"));
         let netns = Self(Arc::new(Inner { name, handle }));
         netns.ip("link set lo up");
         netns
@@ -104,7 +115,11 @@ fn create(path: &Path) -> io::Result<File> {
     const OWN: &str = "/proc/thread-self/ns/net";
     unshare(CloneFlags::CLONE_NEWNET)?;
     fs::create_dir_all(NAMES)?;
+    name_it(Path::new(OWN), path)
+}
+
+fn name_it(file: &Path, path: &Path) -> io::Result<File> {
     File::create_new(path)?;
-    mount(Some(OWN), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-    File::open(OWN)
+    mount(Some(file), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    File::open(file)
 }

@@ -11,6 +11,7 @@ use crate::backend::choose;
 use crate::backend::ebpf::lower::{Lowered, Place, lower};
 use crate::backend::ebpf::text::text;
 use crate::backend::ebpf::trie;
+use crate::backend::plan::Purpose;
 use crate::backend::{Observed, ownership, plan};
 use crate::error::{Class, Error, Result};
 use crate::eval::sockets;
@@ -297,7 +298,11 @@ pub(super) fn wrong(request: &Request, cgroup: Cgroup, machine: &Machine) -> Res
 /// What is missing of what is needed beside the programs, and what rules of ours would capture again, as phrases.
 fn differences_beside(wanted: &RuleSet, observed: &Observed) -> Vec<String> {
     let differences = plan::differences(wanted, Variant::Native, observed).into_iter();
-    let mut differences: Vec<String> = differences.map(|(_, what)| what).collect();
+    let said = |(purpose, what)| match purpose {
+        Purpose::Remove => format!("{what}, which captures a second time,"),
+        Purpose::Prepare | Purpose::Make => what,
+    };
+    let mut differences: Vec<String> = differences.map(said).collect();
     differences.dedup();
     differences
 }

@@ -33,18 +33,19 @@ const fn telling(name: &'static str, body: fn() -> String) -> Telling {
 }
 
 /// At every how manieth step: each of them in long runs.
-const STRIDE: Whole = Whole { number: 12, variable: "MESH_INIT_TEST_EBPF_STRIDE" };
+pub(super) const STRIDE: Whole = Whole { number: 12, variable: "MESH_INIT_TEST_EBPF_STRIDE" };
 
 /// The same where there are some twenty.
 const FEW: usize = 4;
 
 /// Another policy: other ports of the proxy's, and fewer networks.
-const OTHER: &str = "--layout istio -p 15011 -z 15016 -u 1337 -b 80 -i 10.9.0.0/24,fd00:9::/64 -o 443,8443";
+pub(super) const OTHER: &str =
+    "--layout istio -p 15011 -z 15016 -u 1337 -b 80 -i 10.9.0.0/24,fd00:9::/64 -o 443,8443";
 /// And a third, which is not the other's.
 const THIRD: &str =
     "--layout istio -p 15001 -z 15006 -u 1337 -b * -d 9090 -i 10.0.0.0/24,fd00::/64 -x 10.0.0.77/32";
 
-fn serve(pod: &Pod) {
+pub(super) fn serve(pod: &Pod) {
     serve_apps(&pod.here, &pod.there);
     serve_proxy(&pod.here);
     Service::tcp(&pod.here, PROXY, "other_outbound", &[15011]);
@@ -66,18 +67,18 @@ fn answers(pod: &Pod) -> Vec<String> {
 }
 
 const NOBODY: [&str; 4] = ["there", "there", "here", "here"];
-const USUAL: [&str; 4] = ["outbound", "outbound", "inbound", "inbound"];
+pub(super) const USUAL: [&str; 4] = ["outbound", "outbound", "inbound", "inbound"];
 const OF_OTHER: [&str; 4] = ["there", "other_outbound", "other_inbound", "here"];
 const OF_THIRD: [&str; 4] = ["outbound", "there", "inbound", "here"];
 
 #[track_caller]
-fn is(pod: &Pod, expected: [&str; 4]) {
+pub(super) fn is(pod: &Pod, expected: [&str; 4]) {
     assert_eq!(answers(pod), [expected, expected].concat());
 }
 
 /// Kills runs of `words`, each at another step, from what `before` makes. One of `whole` is left, and `after` completes it.
 /// How many steps there were, and how often what was left was each of `whole`.
-fn at_every_step(
+pub(super) fn at_every_step(
     pod: &Pod,
     words: &[&str],
     before: impl Fn(),

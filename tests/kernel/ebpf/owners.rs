@@ -23,6 +23,9 @@ pub(super) const CASES: &[Named] = &[
     ("owners::listener_of_another", listener_of_another),
     ("owners::later_listener_of_another", later_listener_of_another),
     ("owners::listener_made_by_root", listener_made_by_root),
+    ("owners::proxy_by_its_group_alone", proxy_by_its_group_alone),
+    ("owners::listener_by_its_group_alone", listener_by_its_group_alone),
+    ("owners::several_groups", several_groups),
 ];
 
 const PORT: u16 = 80;
@@ -165,4 +168,72 @@ fn listener_made_by_root() {
     // Its group is as good as its user.
     let _by_group = Ending::tcp(&pod.here, Who::ROOT.group(1337), "inbound", 15006);
     dial(&pod.there, APP, HERE.port(Family::V4, 80)).captured_by("inbound");
+}
+
+const GROUP: u32 = 2337;
+/// No user is the proxy, whoever it runs as.
+const BY_GROUP: &str = "--layout istio -p 15001 -z 15006 --proxy-uid= -g 2337 -b * -i *";
+
+/// What the group calls goes its way, whatever its user; nobody else's does.
+fn proxy_by_its_group_alone() {
+    let both = Both::new(BY_GROUP);
+    for here in [&both.rules.0, &both.pod.here] {
+        for family in Family::BOTH {
+            let to = THERE.port(family, PORT);
+            for who in [APP, PROXY, Who::ROOT, Who::user(4242)] {
+                dial(here, who.group(GROUP), to).untouched_to("there");
+                dial(here, who.group(1000), to).captured_by("outbound");
+            }
+            dial(here, Who::user(GROUP).group(1000), to).captured_by("outbound");
+            dial(here, Who::ROOT, to).captured_by("outbound");
+        }
+    }
+}
+
+/// It is the group that its maker has when it binds.
+fn listener_by_its_group_alone() {
+    let pod = Pod::bare();
+    serve_apps(&pod.here, &pod.there);
+    pod.apply(BY_GROUP);
+    for who in [PROXY, Who::user(GROUP).group(1000), Who::ROOT, APP, APP.group(GROUP + 1)] {
+        let other = Ending::tcp(&pod.here, who, "fake", 15006);
+        for family in Family::BOTH {
+            let seen = dial(&pod.there, APP, HERE.port(family, PORT));
+            assert!(seen.answer.is_err(), "{who} listens: {seen}");
+        }
+        assert_eq!(other.accepted(), [], "{who}");
+    }
+    for who in [APP.group(GROUP), Who::ROOT.group(GROUP)] {
+        let _proxy = Ending::tcp(&pod.here, who, "inbound", 15006);
+        for family in Family::BOTH {
+            dial(&pod.there, APP, HERE.port(family, PORT)).captured_by("inbound");
+        }
+    }
+}
+
+/// Each of them is the proxy, beside a user that is.
+fn several_groups() {
+    let pod = Pod::bare();
+    serve_apps(&pod.here, &pod.there);
+    pod.apply("--layout istio -p 15001 -z 15006 -u 1337 -g 2337,2339 -b * -i *");
+    for (who, is_proxy) in [
+        (PROXY.group(1000), true),
+        (APP.group(GROUP), true),
+        (APP.group(GROUP + 2), true),
+        (APP.group(GROUP + 1), false),
+    ] {
+        let _outbound = Ending::tcp(&pod.here, PROXY, "outbound", 15001);
+        let _inbound = Ending::tcp(&pod.here, who, "inbound", 15006);
+        for family in Family::BOTH {
+            let (out, back) = (dial(&pod.here, who, THERE.port(family, PORT)), HERE.port(family, PORT));
+            let arrives = dial(&pod.there, APP, back);
+            if is_proxy {
+                out.untouched_to("there");
+                arrives.captured_by("inbound");
+            } else {
+                out.captured_by("outbound");
+                assert!(arrives.answer.is_err(), "{who} listens: {arrives}");
+            }
+        }
+    }
 }

@@ -60,7 +60,7 @@ fn race() -> String {
 }
 
 /// Three of four are to IPv4, one of these by IPv6's form of the address.
-fn destination(thread: usize, number: usize) -> SocketAddr {
+pub(super) fn destination(thread: usize, number: usize) -> SocketAddr {
     let [_, high, middle, low] = u32::try_from(number).expect("fewer").to_be_bytes();
     let thread = u8::try_from(64 + thread).expect("fewer");
     // The third octet of so many is not enough.
