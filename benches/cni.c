@@ -7,64 +7,34 @@
  * another plugin goes first; round 0 warms the caches and is not told. Lines: NAME, nanoseconds, and the peak of the
  * plugin in KiB (of its largest child, if that is larger: wait4(2)). A plugin that fails ends us with status 1.
  */
-#define _GNU_SOURCE
+#include "common.h"
+
 #include <fcntl.h>
-#include <net/if.h>
-#include <sched.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
-
-static void must(int ok, const char *what) {
-    if (ok) return;
-    perror(what);
-    _exit(1);
-}
-
-static void lo_up(void) {
-    struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP};
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    must(fd >= 0 && ioctl(fd, SIOCSIFFLAGS, &request) == 0, "lo up");
-    close(fd);
-}
 
 /* A process that holds a pod's network namespace until its parent ends. */
 static pid_t hold_pod(void) {
     int ready[2];
     char byte = 0;
-    must(pipe2(ready, O_CLOEXEC) == 0, "pipe2");
+    if (pipe2(ready, O_CLOEXEC)) die("pipe2: %m");
     pid_t pid = fork();
-    must(pid >= 0, "fork");
+    if (pid < 0) die("fork: %m");
     if (pid == 0) {
-        must(prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && unshare(CLONE_NEWNET) == 0, "a pod");
+        if (prctl(PR_SET_PDEATHSIG, SIGKILL) || unshare(CLONE_NEWNET)) die("a pod: %m");
         lo_up();
-        must(write(ready[1], &byte, 1) == 1, "write");
+        if (write(ready[1], &byte, 1) != 1) die("telling of the pod: %m");
         for (;;) pause();
     }
-    must(read(ready[0], &byte, 1) == 1, "the pod");
+    if (read(ready[0], &byte, 1) != 1) die("the pod was not made");
     return pid;
 }
 
-static long long now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * 1000000000LL + time.tv_nsec;
-}
-
 static void sample(const char *name, const char *program, const char *configuration, int told) {
-    must(unshare(CLONE_NEWNET | CLONE_NEWNS) == 0, "a node");
-    must(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0, "private mounts");
-    must(mount("tmpfs", "/run", "tmpfs", 0, NULL) == 0, "/run");
-    lo_up();
+    isolate();
     pid_t pod = hold_pod();
     char netns[64];
     snprintf(netns, sizeof netns, "CNI_NETNS=/proc/%d/ns/net", pod);
@@ -75,8 +45,8 @@ static void sample(const char *name, const char *program, const char *configurat
     };
     char *words[] = {(char *)program, NULL};
     int in = open(configuration, O_RDONLY), out = open("/dev/null", O_WRONLY);
-    must(in >= 0 && out >= 0, configuration);
-    long long begin = now();
+    if (in < 0 || out < 0) die("%s: %m", configuration);
+    int64_t begin = now();
     pid_t pid = vfork();
     if (pid == 0) {
         dup2(in, 0);
@@ -85,24 +55,21 @@ static void sample(const char *name, const char *program, const char *configurat
         execve(program, words, environment);
         _exit(127);
     }
-    must(pid > 0, "vfork");
+    if (pid < 0) die("vfork: %m");
     int status;
     struct rusage usage;
-    must(wait4(pid, &status, 0, &usage) == pid, "wait4");
-    long long took = now() - begin;
+    if (wait4(pid, &status, 0, &usage) != pid) die("wait4: %m");
+    int64_t took = now() - begin;
     kill(pod, SIGKILL);
-    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-        fprintf(stderr, "cni: ADD by %s (%s) ended with status %d\n", name, program, status);
-        _exit(1);
-    }
-    if (told) printf("%s %lld %ld\n", name, took, usage.ru_maxrss);
+    if (status != 0) die("ADD by %s (%s) ended with status %d", name, program, status);
+    if (told) printf("%s %lld %ld\n", name, (long long)took, usage.ru_maxrss);
     fflush(stdout);
     _exit(0);
 }
 
 int main(int count, char **words) {
-    int plugins = (count - 2) / 3, rounds = count > 1 ? atoi(words[1]) : 0;
-    if (plugins < 1 || rounds < 1 || count != 2 + 3 * plugins) {
+    int plugins = (count - 2) / 3, rounds = count > 1 ? (int)number(words[1], 100000) : 0;
+    if (plugins < 1 || count != 2 + 3 * plugins) {
         fputs("usage: cni ROUNDS NAME PROGRAM CONFIGURATION...\n", stderr);
         return 64;
     }
@@ -112,10 +79,10 @@ int main(int count, char **words) {
             /* Each sample is a process of its own: its namespaces go with it. */
             fflush(stdout);
             pid_t pid = fork();
-            must(pid >= 0, "fork");
+            if (pid < 0) die("fork: %m");
             if (pid == 0) sample(plugin[0], plugin[1], plugin[2], round > 0);
             int status;
-            must(waitpid(pid, &status, 0) == pid, "waitpid");
+            if (waitpid(pid, &status, 0) != pid) die("waitpid: %m");
             if (status != 0) return 1;
         }
     }

@@ -1,69 +1,35 @@
 /* What captured connections cost: a proxy that serves, and a client that measures.
  *
- *     flow serve PORT              listens on every address as whoever calls it, asks each connection for its original
- *                                  destination as proxies do, and sends back what it gets
- *     flow latency COUNT ADDRESS PORT    one connection after the other: connect(2) mean, p50, p99 and the whole cycle
- *                                  (connect, one byte there and back, close), in nanoseconds
- *     flow rate SECONDS THREADS ADDRESS PORT    connections a second, as many at a time as there are threads; where all
- *                                  ports wait, so does the client
+ *     flow serve PORT              listens on every address as whoever calls it, and asks each connection for its original
+ *                                  destination as proxies do. One byte is answered by the time at which accept(2) returned
+ *                                  the connection, up to 128 by themselves, more by nothing
+ *     flow latency COUNT ADDRESS PORT    one connection after the other, in nanoseconds: connect(2) mean, p50, p99; p50 of the
+ *                                  whole cycle (connect, one byte there, the answer back, close); p50 and p99 of what
+ *                                  passes between the call of connect(2) and accept(2)'s return at the other end
+ *     flow rate SECONDS THREADS ADDRESS PORT    connections a second, as many at a time as there are threads. Each leaves
+ *                                  its port waiting (TIME_WAIT). Where no port is free the client tries again after 1 ms,
+ *                                  and a second number says how many connections had been made when that was first so
  *     flow trip COUNT ADDRESS PORT       the median round trip of 128 bytes, in nanoseconds
  *     flow bulk MEGABYTES ADDRESS PORT   megabytes a second, there
- *     flow run COUNT PROGRAM WORD...     the median time of a whole process, in nanoseconds
+ *     flow run COUNT PROGRAM WORD...     the median time of a whole process, in nanoseconds; its output goes nowhere
  *
  * A run that fails once ends with status 1: what is measured is what is captured.
  */
-#include <arpa/inet.h>
-#include <errno.h>
+#include "common.h"
+
+#include <fcntl.h>
 #include <linux/netfilter_ipv4.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
-static void die(const char *format, ...) {
-    va_list rest;
-    va_start(rest, format);
-    fputs("flow: ", stderr);
-    vfprintf(stderr, format, rest);
-    fputc('\n', stderr);
-    va_end(rest);
-    exit(1);
-}
-
-static long number(const char *text, long most) {
-    char *end;
-    long value = strtol(text, &end, 10);
-    if (*text == 0 || *end != 0 || value < 1 || value > most) die("not a number from 1 to %ld: %s", most, text);
-    return value;
-}
-
-static int64_t now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * 1000000000LL + time.tv_nsec;
-}
-
-static int compare(const void *one, const void *other) {
-    int64_t a = *(const int64_t *)one, b = *(const int64_t *)other;
-    return (a > b) - (a < b);
-}
+/* How many come first and are not told. */
+enum { WARM = 100 };
 
 static struct sockaddr_in target;
-
-static void aim(const char *address, const char *port) {
-    target.sin_family = AF_INET;
-    target.sin_port = htons((uint16_t)number(port, 65535));
-    if (inet_pton(AF_INET, address, &target.sin_addr) != 1) die("not an IPv4 address: %s", address);
-}
 
 /* -1 if no port is free for the destination: those of closed connections wait (TIME_WAIT). */
 static int try_to_dial(void) {
@@ -77,46 +43,59 @@ static int try_to_dial(void) {
 }
 
 static int dial(void) {
-    for (;;) {
-        int fd = try_to_dial();
-        if (fd >= 0) return fd;
-        usleep(1000);
-    }
+    int fd = try_to_dial();
+    if (fd < 0) die("no port is free: what would be measured is the search for one");
+    return fd;
 }
 
-static void all(int fd, char *bytes, size_t count, int out) {
-    while (count > 0) {
-        ssize_t done = out ? write(fd, bytes, count) : read(fd, bytes, count);
+static void all(int fd, void *bytes, size_t count, int out) {
+    for (char *next = bytes; count > 0;) {
+        ssize_t done = out ? write(fd, next, count) : read(fd, next, count);
         if (done <= 0) die(out ? "writing: %m" : "reading: %m");
-        bytes += done;
+        next += done;
         count -= (size_t)done;
     }
 }
 
-static void *echo(void *argument) {
-    int fd = (int)(intptr_t)argument, on = 1;
+/* One byte there; when the connection was accepted comes back. */
+static int64_t ask(int fd) {
+    char byte = 'x';
+    int64_t accepted;
+    all(fd, &byte, 1, 1);
+    all(fd, &accepted, sizeof accepted, 0);
+    return accepted;
+}
+
+struct connection {
+    int fd;
+    int64_t accepted;
+};
+
+static void *answer(void *argument) {
+    struct connection connection = *(struct connection *)argument;
     static _Thread_local char bytes[1 << 16];
     struct sockaddr_in original;
     socklen_t length = sizeof original;
+    int fd = connection.fd, on = 1;
+    free(argument);
     getsockopt(fd, SOL_IP, SO_ORIGINAL_DST, &original, &length);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     for (;;) {
         ssize_t got = read(fd, bytes, sizeof bytes);
         if (got <= 0) break;
-        /* Bulk comes in large pieces and gets none back. */
-        if (got <= 128) all(fd, bytes, (size_t)got, 1);
+        if (got == 1)
+            all(fd, &connection.accepted, sizeof connection.accepted, 1);
+        else if (got <= 128)
+            all(fd, bytes, (size_t)got, 1);
     }
     close(fd);
     return NULL;
 }
 
 static void serve(const char *port) {
-    int listener = socket(AF_INET, SOCK_STREAM, 0), on = 1;
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)number(port, 65535))};
     /* It ends with who measures. */
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (listener < 0 || setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on)) die("socket: %m");
-    if (bind(listener, (struct sockaddr *)&at, sizeof at) || listen(listener, 4096)) die("listening: %m");
+    int listener = listener_on(port);
     pthread_attr_t detached;
     pthread_attr_init(&detached);
     pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
@@ -125,52 +104,55 @@ static void serve(const char *port) {
     fflush(stdout);
     for (;;) {
         int fd = accept(listener, NULL, NULL);
+        struct connection *connection = malloc(sizeof *connection);
         pthread_t thread;
-        if (fd >= 0 && pthread_create(&thread, &detached, echo, (void *)(intptr_t)fd)) close(fd);
+        if (fd < 0 || connection == NULL) die("accept: %m");
+        *connection = (struct connection){fd, now()};
+        errno = pthread_create(&thread, &detached, answer, connection);
+        if (errno) die("a thread: %m");
     }
 }
 
 static void latency(long count) {
-    int64_t *times = calloc((size_t)count, sizeof *times), cycles = 0, sum = 0;
-    if (times == NULL) die("memory");
-    for (long index = -100; index < count; index++) {
-        char byte = 'x';
+    int64_t *times = samples(count), *cycles = samples(count), *accepts = samples(count), sum = 0;
+    for (long index = -WARM; index < count; index++) {
         int64_t begin = now();
         int fd = dial();
-        int64_t connected = now();
-        all(fd, &byte, 1, 1);
-        all(fd, &byte, 1, 0);
+        int64_t connected = now(), accepted = ask(fd);
         close(fd);
         int64_t end = now();
         if (index < 0) continue;
         times[index] = connected - begin;
+        cycles[index] = end - begin;
+        accepts[index] = accepted - begin;
         sum += times[index];
-        cycles += end - begin;
     }
-    qsort(times, (size_t)count, sizeof *times, compare);
-    printf("%lld %lld %lld %lld\n", (long long)(sum / count), (long long)times[count / 2],
-           (long long)times[count * 99 / 100], (long long)(cycles / count));
+    printf("%lld %lld ", (long long)(sum / count), (long long)median(times, count));
+    printf("%lld %lld ", (long long)times[count * 99 / 100], (long long)median(cycles, count));
+    printf("%lld ", (long long)median(accepts, count));
+    printf("%lld\n", (long long)accepts[count * 99 / 100]);
 }
 
 static int64_t deadline;
 static long made;
+/* How many were made when no port was free for the first time; nothing if one always was. */
+static long until;
 
 static void *keep_dialling(void *unused) {
     (void)unused;
-    long count = 0;
     while (now() < deadline) {
-        char byte = 'x';
         int fd = try_to_dial();
         if (fd < 0) {
+            long none = 0;
+            __atomic_compare_exchange_n(&until, &none, __atomic_load_n(&made, __ATOMIC_RELAXED), 0, __ATOMIC_RELAXED,
+                                        __ATOMIC_RELAXED);
             usleep(1000);
             continue;
         }
-        all(fd, &byte, 1, 1);
-        all(fd, &byte, 1, 0);
+        ask(fd);
         close(fd);
-        count++;
+        __atomic_add_fetch(&made, 1, __ATOMIC_RELAXED);
     }
-    __atomic_add_fetch(&made, count, __ATOMIC_RELAXED);
     return NULL;
 }
 
@@ -181,22 +163,20 @@ static void rate(long seconds, long threads) {
     for (long index = 0; index < threads; index++)
         if (pthread_create(&ids[index], NULL, keep_dialling, NULL)) die("a thread");
     for (long index = 0; index < threads; index++) pthread_join(ids[index], NULL);
-    printf("%lld\n", (long long)(made * 1000000000LL / (now() - begin)));
+    printf("%lld %ld\n", (long long)(made * 1000000000LL / (now() - begin)), until);
 }
 
 static void trip(long count) {
-    int64_t *times = calloc((size_t)count, sizeof *times);
+    int64_t *times = samples(count);
     char bytes[128] = {0};
     int fd = dial();
-    if (times == NULL) die("memory");
-    for (long index = -100; index < count; index++) {
+    for (long index = -WARM; index < count; index++) {
         int64_t begin = now();
         all(fd, bytes, sizeof bytes, 1);
         all(fd, bytes, sizeof bytes, 0);
         if (index >= 0) times[index] = now() - begin;
     }
-    qsort(times, (size_t)count, sizeof *times, compare);
-    printf("%lld\n", (long long)times[count / 2]);
+    printf("%lld\n", (long long)median(times, count));
 }
 
 static void bulk(long megabytes) {
@@ -212,44 +192,41 @@ static void bulk(long megabytes) {
 }
 
 static void run(long count, char **words) {
-    int64_t *times = calloc((size_t)count, sizeof *times);
-    if (times == NULL) die("memory");
+    int64_t *times = samples(count);
+    int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    if (nowhere < 0) die("/dev/null: %m");
     for (long index = 0; index < count; index++) {
         int status;
         int64_t begin = now();
         pid_t child = vfork();
         if (child == 0) {
+            dup2(nowhere, STDOUT_FILENO);
             execv(words[0], words);
             _exit(127);
         }
         if (child < 0 || waitpid(child, &status, 0) != child || status != 0) die("%s: status %d", words[0], status);
         times[index] = now() - begin;
     }
-    qsort(times, (size_t)count, sizeof *times, compare);
-    printf("%lld\n", (long long)times[count / 2]);
+    printf("%lld\n", (long long)median(times, count));
 }
 
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "";
     signal(SIGPIPE, SIG_IGN);
-    if (strcmp(what, "serve") == 0 && argc == 3) {
+    if (argc > 4 && strcmp(what, "run") != 0) target = endpoint(argv[argc - 2], argv[argc - 1]);
+    if (strcmp(what, "serve") == 0 && argc == 3)
         serve(argv[2]);
-    } else if (strcmp(what, "latency") == 0 && argc == 5) {
-        aim(argv[3], argv[4]);
+    else if (strcmp(what, "latency") == 0 && argc == 5)
         latency(number(argv[2], 10000000));
-    } else if (strcmp(what, "rate") == 0 && argc == 6) {
-        aim(argv[4], argv[5]);
+    else if (strcmp(what, "rate") == 0 && argc == 6)
         rate(number(argv[2], 3600), number(argv[3], 64));
-    } else if (strcmp(what, "trip") == 0 && argc == 5) {
-        aim(argv[3], argv[4]);
+    else if (strcmp(what, "trip") == 0 && argc == 5)
         trip(number(argv[2], 10000000));
-    } else if (strcmp(what, "bulk") == 0 && argc == 5) {
-        aim(argv[3], argv[4]);
+    else if (strcmp(what, "bulk") == 0 && argc == 5)
         bulk(number(argv[2], 1000000));
-    } else if (strcmp(what, "run") == 0 && argc > 3) {
+    else if (strcmp(what, "run") == 0 && argc > 3)
         run(number(argv[2], 100000), argv + 3);
-    } else {
+    else
         die("usage: see the head of benches/flow.c");
-    }
     return 0;
 }

@@ -14,24 +14,14 @@
  * rss traces instead, untimed, and reads VmHWM when a process is about to exit: wait4's ru_maxrss would mix a
  * process with the children it has waited for.
  */
-#define _GNU_SOURCE
-#include <errno.h>
+#include "common.h"
+
 #include <fcntl.h>
-#include <net/if.h>
-#include <sched.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/ptrace.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
 enum { MAX_COMMANDS = 512, MAX_ARGS = 64 };
 
@@ -46,27 +36,6 @@ static int count;
 static int null;
 static int errors; /* what the commands say on standard error: passed on only when one fails */
 static char *environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
-
-static void die(const char *format, ...) {
-    va_list rest;
-    va_start(rest, format);
-    fputs("launcher: ", stderr);
-    vfprintf(stderr, format, rest);
-    fputc('\n', stderr);
-    va_end(rest);
-    exit(1);
-}
-
-/* A network namespace with lo up, and a /run of its own, so that no lock is shared with anybody else. */
-static void isolate(void) {
-    if (unshare(CLONE_NEWNET | CLONE_NEWNS)) die("unshare: %m");
-    if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL)) die("making / private: %m");
-    if (mount("tmpfs", "/run", "tmpfs", 0, NULL)) die("tmpfs on /run: %m");
-    struct ifreq lo = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
-    int inet = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (inet < 0 || ioctl(inet, SIOCSIFFLAGS, &lo)) die("lo up: %m");
-    close(inet);
-}
 
 static void read_case(const char *path) {
     static char line[1 << 14];
@@ -191,13 +160,12 @@ int main(int argc, char **argv) {
         printf("%ld %ld\n", own, others);
         return 0;
     }
-    struct timespec start, end;
-    clock_gettime(CLOCK_MONOTONIC, &start);
+    int64_t start = now();
     run("timed", null);
-    clock_gettime(CLOCK_MONOTONIC, &end);
+    int64_t end = now();
     if (!strcmp(argv[1], "show"))
         run("show", STDOUT_FILENO);
     else
-        printf("%lld\n", (end.tv_sec - start.tv_sec) * 1000000000LL + (end.tv_nsec - start.tv_nsec));
+        printf("%lld\n", (long long)(end - start));
     return 0;
 }

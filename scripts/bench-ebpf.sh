@@ -2,31 +2,38 @@
 # What capture at the sockets costs beside capture by rules: connections, packets, inbound, neighbours, and applying it.
 #
 #   scripts/bench-ebpf.sh [--quick] [--rounds N] [--seconds N]
-#       7 rounds, 10 s for each figure of connections a second; --quick is one round of little of everything, which
-#       shows that it works and nothing else
+#       7 rounds, 60 s for each figure of connections a second: two hours; --quick is one round of little of everything,
+#       which shows that it works and nothing else
 #
-# In every round each way has its turn, so that all meet the same machine; medians of the rounds are printed, with the
-# ratio to iptables-legacy. Every measurement has network, mount and BPF file system of its own; the ways are
+# In every round each way has its turn, another one first, so that all meet the same machine. Medians of the rounds are
+# printed, and in brackets the median of the rounds' ratios to iptables-legacy. Every measurement has network, mount and BPF
+# file system of its own; the ways are
 #
 #   direct     nothing captures, and the client dials the proxy itself
 #   legacy nft nftables    mesh-init with --backend iptables (both variants) or nftables
 #   ebpf       mesh-init with --backend ebpf, attached to the root of the control groups
 #
+# Every connection of a way has one destination, so that its ports are what runs out: each waits for a minute when its
+# connection is closed, and when half are taken the kernel looks at thousands of others before it finds a free one. The
+# namespaces therefore have 64,512 ports, which may be used again after a second, for every way alike; the kernel's own
+# settings (28,232 ports, again after a second only where an end is a loopback address) would favour capture at the sockets.
+#
 # MESH_INIT_BIN names another binary than the static release. Times are reported, never asserted. Needs root (exit 77).
 set -euo pipefail
 shopt -s inherit_errexit
 export LC_ALL=C
-root=$(cd "$(dirname "$0")/.." && pwd)
 # shellcheck source=scripts/lib.sh
-source "$root/scripts/lib.sh"
+source "$(dirname "$0")/lib.sh"
+# shellcheck source=scripts/bench-lib.sh
+source "$(dirname "$0")/bench-lib.sh"
 
-rounds=7 seconds=10 count=20000 megabytes=2000 pods=250 networks=(0 1000 10000)
 ways=(direct legacy nft nftables ebpf)
 
 main() {
+    rounds=7 seconds=60 count=20000 megabytes=2000 pods=250 pairs=20 sizes='0 100 1000 10000'
     while [ $# -gt 0 ]; do
         case $1 in
-        --quick) rounds=1 seconds=1 count=300 megabytes=50 pods=3 networks=(0 100) ;;
+        --quick) rounds=1 seconds=1 count=300 megabytes=50 pods=3 pairs=2 sizes='0 100' ;;
         --rounds) rounds=${2:?--rounds needs a number} && shift ;;
         --seconds) seconds=${2:?--seconds needs a number} && shift ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0" && exit ;;
@@ -34,51 +41,47 @@ main() {
         esac
         shift
     done
-    [ "$(id -u)" = 0 ] || { echo "bench: skipped: needs root" >&2; exit 77; }
-    need_packages cc=gcc /usr/include/stdio.h=libc6-dev ip=iproute2 nft=nftables iptables=iptables setpriv=util-linux
-    bench=$(target_dir)/bench-ebpf
-    mkdir -p "$bench"
-    results=$(mktemp -d)
-    trap 'rm -rf "$results"' EXIT
-    gcc -static -O2 -pthread -o "$bench/flow" "$root/benches/flow.c"
-    program=$(realpath -e "${MESH_INIT_BIN:-$(static_release)}")
+    [ "$(id -u)" = 0 ] || die 77 "skipped: needs root"
+    need_packages ip=iproute2 nft=nftables iptables-legacy=iptables setpriv=util-linux bpftool=bpftool
+    bench=$(bench_folder)
+    program=$(measured_binary)
     # To the program itself it says nothing.
     unset MESH_INIT_BIN
-    export bench program results count seconds megabytes pods
+    compile flow
+    samples=$bench/ebpf.samples
+    : >"$samples"
+    export bench program samples round seconds count megabytes pods pairs sizes
 
-    local round way networks_
+    local turn size
     for ((round = 1; round <= rounds; round++)); do
         echo "round $round of $rounds" >&2
-        for way in "${ways[@]}"; do
-            inside connections "$way"
+        for ((turn = 0; turn < ${#ways[@]}; turn++)); do
+            inside connections "${ways[(round + turn) % ${#ways[@]}]}"
         done
-        for networks_ in "${networks[@]}"; do
-            for way in legacy nftables ebpf; do inside excluded "$way" "$networks_"; done
+        for size in $sizes; do
+            for ((turn = 1; turn < ${#ways[@]}; turn++)); do
+                inside excluded "${ways[(round + turn) % (${#ways[@]} - 1) + 1]}" "$size"
+            done
         done
-        inside neighbour without
-        inside neighbour with
+        inside neighbours
+        inside applying
+        # The kernel takes so many namespaces apart in its own time.
+        sleep $((pods / 50))
     done
-    inside applying
-    report
-}
-
-static_release() {
-    local triple
-    triple=$(uname -m)-unknown-linux-musl
-    need_rust
-    if command -v rustup >/dev/null; then (cd "$root" && rustup target add "$triple") >&2; fi
-    (cd "$root" && cargo build --locked --quiet --release --target "$triple" --bin mesh-init) >&2
-    echo "$(target_dir)/$triple/release/mesh-init"
+    report | tee "$bench/ebpf.txt"
 }
 
 # Runs a function of this file in namespaces of its own.
 inside() {
-    unshare --mount --net --propagation private -- bash "$0" --inside "$@"
+    unshare --mount --net --propagation private -- bash "$0" --inside "$@" || die 1 "failed: $*"
+    # Its namespaces go when it has ended, and not in the time of the next one.
+    sleep 0.3
 }
 
 # A pod: an address, a neighbour in another namespace, and routes.
 pod() {
-    mount -t tmpfs tmpfs /run/netns 2>/dev/null || { mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns; }
+    mkdir -p /run/netns
+    mount -t tmpfs tmpfs /run/netns
     mount -t bpf bpf /sys/fs/bpf
     ip link set lo up
     ip netns add there
@@ -89,9 +92,20 @@ pod() {
     ip -n there link set eth0 up
     ip -n there link set lo up
     ip route add default via 10.0.0.2
+    ports
+    "${there[@]}" "$0" --inside ports
 }
 
-capture() { # way words...
+# Before a command of the neighbour's.
+there=(nsenter --net=/run/netns/there)
+
+# Enough ports, as the head of this file says.
+ports() {
+    echo 1 >/proc/sys/net/ipv4/tcp_tw_reuse
+    echo 1024 65535 >/proc/sys/net/ipv4/ip_local_port_range
+}
+
+capture() { # way [words...]
     local way=$1
     shift
     case $way in
@@ -104,140 +118,167 @@ capture() { # way words...
 
 # The proxy, as its user.
 proxy() { # port
-    local ready
+    local out ready
     exec {out}< <(exec setpriv --reuid 1337 --clear-groups "$bench/flow" serve "$1")
-    read -r ready <&"$out" && [ "$ready" = ready ]
+    read -r -t 10 ready <&"$out" || ready=
+    [ "$ready" = ready ] || die 1 "no proxy listens on port $1"
 }
 
-note() { # figure way values...
-    local figure=$1 way=$2
+note() { # figure way value
+    echo "$1 $2 $round $3" >>"$samples"
+}
+
+# Notes what one run of the measuring client says, a name for each number; nothing hangs.
+measure() { # way names words...
+    local way=$1 names=$2 said name index=0
     shift 2
-    echo "$*" >>"$results/$figure.$way"
+    said=$(timeout $((seconds + 120)) "$@") || die 1 "no answer of ${*@Q}"
+    # shellcheck disable=SC2206 # numbers
+    said=($said)
+    for name in $names; do
+        [ "$name" = - ] || note "$name" "$way" "${said[index]:?}"
+        index=$((index + 1))
+    done
 }
 
 connections() { # way
-    local way=$1 to=192.0.2.1 port=80
+    local way=$1 to=(192.0.2.1 80) in=(10.0.0.1 8080)
     pod
     capture "$way"
     proxy 15001
     proxy 15006
-    [ "$way" != direct ] || { to=127.0.0.1 port=15001; }
-    local mean p50 p99 cycle
-    read -r mean p50 p99 cycle < <("$bench/flow" latency "$count" "$to" "$port")
-    note connect-mean "$way" "$mean"
-    note connect-p50 "$way" "$p50"
-    note connect-p99 "$way" "$p99"
-    note cycle "$way" "$cycle"
-    note trip "$way" "$("$bench/flow" trip "$count" "$to" "$port")"
-    note bulk "$way" "$("$bench/flow" bulk "$megabytes" "$to" "$port")"
-    note rate-1 "$way" "$("$bench/flow" rate "$seconds" 1 "$to" "$port")"
-    note rate-8 "$way" "$("$bench/flow" rate "$seconds" 8 "$to" "$port")"
-    port=8080
-    [ "$way" != direct ] || port=15006
-    read -r mean p50 p99 cycle < <(nsenter --net=/run/netns/there "$bench/flow" latency "$count" 10.0.0.1 "$port")
-    note inbound-p50 "$way" "$p50"
-    note inbound-p99 "$way" "$p99"
+    [ "$way" != direct ] || { to=(127.0.0.1 15001) in=(10.0.0.1 15006); }
+    measure "$way" 'mean p50 p99 cycle' "$bench/flow" latency "$count" "${to[@]}"
+    measure "$way" trip "$bench/flow" trip "$count" "${to[@]}"
+    measure "$way" bulk "$bench/flow" bulk "$megabytes" "${to[@]}"
+    measure "$way" '- in-p50 in-p99 - accept-p50 accept-p99' "${there[@]}" "$bench/flow" latency "$count" "${in[@]}"
+    measure "$way" 'rate-1 none-1' "$bench/flow" rate "$seconds" 1 "${to[@]}"
+    measure "$way" 'rate-8 none-8' "$bench/flow" rate "$seconds" 8 "${to[@]}"
 }
 
 excluded() { # way networks
-    local way=$1 list
-    list=$(awk -v n="$2" 'BEGIN { for (i = 0; i < n; i++) printf "%s100.%d.%d.0/24", i ? "," : "", 64 + i / 256, i % 256 }')
     pod
-    capture "$way" ${list:+-x "$list"}
+    excluding "$2" >/run/netns/policy
+    capture "$1" --config /run/netns/policy
     proxy 15001
-    local mean p50 p99 cycle
-    read -r mean p50 p99 cycle < <("$bench/flow" latency "$count" 192.0.2.1 80)
-    note "excluded-$2" "$way" "$p50"
+    measure "$1" "- excluded-$2" "$bench/flow" latency "$count" 192.0.2.1 80
 }
 
-# Connections of a namespace without a policy, while another has one.
-neighbour() { # with or without
+# Connections of a namespace without a policy, while another one has a policy and while none has. Each with its neighbour in
+# time: what is looked for is less than what the machine does from one second to the next.
+neighbours() {
     pod
-    [ "$1" = without ] || nsenter --net=/run/netns/there "$program" apply --backend ebpf -p 15001 -u 1337 >/dev/null
     proxy 15001
-    local mean p50 p99 cycle
-    read -r mean p50 p99 cycle < <("$bench/flow" latency "$count" 127.0.0.1 15001)
-    note neighbour-cycle "$1" "$cycle"
-    note neighbour-p50 "$1" "$p50"
+    local pair way
+    for ((pair = 0; pair < pairs; pair++)); do
+        round=$round.$pair
+        for way in alone beside; do
+            if [ $way = beside ]; then "${there[@]}" "$program" apply --backend ebpf -p 15001 -u 1337 >/dev/null; fi
+            measure $way '- neighbour-p50 - neighbour-cycle' "$bench/flow" latency $((count / 10)) 127.0.0.1 15001
+            measure $way neighbour-trip "$bench/flow" trip $((count / 10)) 127.0.0.1 15001
+        done
+        "${there[@]}" "$program" clean >/dev/null
+        round=${round%.*}
+    done
 }
 
 # What the first and the last of many namespaces cost: time of a whole process, and memory of the kernel.
 applying() {
-    local index time before after
+    local index
     pod
-    for ((index = 0; index < pods; index++)); do ip netns add "pod$index"; done
-    time=$("$bench/flow" run 1 "$program" apply --backend ebpf --netns /run/netns/pod0 -p 15001 -u 1337 2>&1 | tail -1)
-    note apply first "$time"
-    before=$(locked)
-    for ((index = 1; index < pods; index++)); do
-        time=$("$bench/flow" run 1 "$program" apply --backend ebpf --netns "/run/netns/pod$index" -p 15001 -u 1337 | tail -1)
-        note apply further "$time"
+    for ((index = 1; index <= pods; index++)); do
+        ip netns add "pod$index"
+        ip -n "pod$index" link set lo up
     done
-    note apply last "$time"
-    after=$(locked)
-    note apply bytes $(((after - before) / (pods - 1)))
-    for ((index = 0; index < pods; index++)); do
-        "$program" clean --netns "/run/netns/pod$index" >/dev/null
-        ip netns del "pod$index"
+    for ((index = 1; index <= pods; index++)); do
+        measure apply "pod-$index" "$bench/flow" run 1 "$program" apply --backend ebpf --netns "/run/netns/pod$index" \
+            -p 15001 -u 1337
+        [ $index != 1 ] || note locked first "$(locked)"
     done
+    note locked last "$(locked)"
 }
 
-# Bytes that the kernel has for BPF programs and maps of ours, as it tells whoever has them open.
+# Bytes that the kernel has for BPF programs and maps of the machine, as it tells whoever has them open.
 locked() {
-    command -v bpftool >/dev/null || { echo 0; return; }
-    { bpftool map show; bpftool prog show; } | awk '{ for (i = 1; i < NF; i++) if ($i == "memlock") sum += $(i + 1) } END { print sum + 0 }'
-}
-
-median() { # file
-    [ -s "$1" ] || { echo -; return; }
-    sort -n "$1" | awk '{ all[NR] = $1 } END { print all[int((NR + 1) / 2)] }'
-}
-
-table() { # title figure ways...
-    local title=$1 figure=$2 way base value
-    shift 2
-    printf '%-34s' "$title"
-    base=$(median "$results/$figure.legacy")
-    for way in "$@"; do
-        value=$(median "$results/$figure.$way")
-        if [ "$base" != - ] && [ "$value" != - ]; then
-            printf '%11s %5s' "$value" "$(awk -v a="$value" -v b="$base" 'BEGIN { printf "(%.2f)", a / b }')"
-        else
-            printf '%11s      ' "$value"
-        fi
-    done
-    echo
+    { bpftool map show; bpftool prog show; } |
+        awk '{ for (i = 1; i < NF; i++) if ($i == "memlock") sum += $(i + 1) } END { print sum + 0 }'
 }
 
 report() {
-    local way size
-    printf '%-34s' "medians of $rounds rounds"
-    for way in "${ways[@]}"; do printf '%11s      ' "$way"; done
-    echo
-    table 'connect(2) mean, ns' connect-mean "${ways[@]}"
-    table 'connect(2) p50, ns' connect-p50 "${ways[@]}"
-    table 'connect(2) p99, ns' connect-p99 "${ways[@]}"
-    table 'whole cycle, ns' cycle "${ways[@]}"
-    table 'connections/s, 1 thread' rate-1 "${ways[@]}"
-    table 'connections/s, 8 threads' rate-8 "${ways[@]}"
-    table 'round trip of 128 bytes, ns' trip "${ways[@]}"
-    table 'bulk, MB/s' bulk "${ways[@]}"
-    table 'inbound connect p50, ns' inbound-p50 "${ways[@]}"
-    table 'inbound connect p99, ns' inbound-p99 "${ways[@]}"
-    echo
-    printf '%-34s' 'connect(2) p50, ns'
-    for way in legacy nftables ebpf; do printf '%11s      ' "$way"; done
-    echo
-    for size in "${networks[@]}"; do table "with $size excluded networks" "excluded-$size" legacy nftables ebpf; done
-    echo
-    local added_legacy added_ebpf direct
-    direct=$(median "$results/connect-p50.direct")
-    added_legacy=$(($(median "$results/connect-p50.legacy") - direct))
-    added_ebpf=$(($(median "$results/connect-p50.ebpf") - direct))
-    echo "added to connect(2), p50: iptables-legacy $added_legacy ns, ebpf $added_ebpf ns (aim: at most half)"
-    echo "a namespace without a policy, whole cycle: $(median "$results/neighbour-cycle.without") ns without us, $(median "$results/neighbour-cycle.with") ns beside us (aim: 1 % more)"
-    echo "apply, whole process: the first namespace $(median "$results/apply.first") ns, a further one $(median "$results/apply.further") ns, the last of $pods $(median "$results/apply.last") ns (aim: 5 ms)"
-    echo "kernel memory of a further namespace: $(median "$results/apply.bytes") bytes (aim: 100 KiB; 0 if bpftool is not installed)"
+    awk -v rounds="$rounds" -v seconds="$seconds" -v pods="$pods" -v sizes="$sizes" '
+        { value[$1, $2, $3] = $4; order[++lines] = $3; if (!seen[$3]++) id[++ids] = $3 }
+        # The median of what a figure of a way is in the rounds, or of its ratio to that of another way.
+        function middle(figure, way, base,   i, j, n, all, one) {
+            for (i = 1; i <= ids; i++) {
+                if (!((figure, way, id[i]) in value)) continue
+                one = value[figure, way, id[i]] / (base ? value[figure, base, id[i]] : 1)
+                for (j = ++n; j > 1 && all[j - 1] > one; j--) all[j] = all[j - 1]
+                all[j] = one
+            }
+            if (!n) { print "bench: there is no " figure " of " way >"/dev/stderr"; exit failed = 1 }
+            return n % 2 ? all[(n + 1) / 2] : (all[n / 2] + all[n / 2 + 1]) / 2
+        }
+        function row(title, figure, unit, from,   w) {
+            printf "%-28s", title
+            for (w = from; w <= count; w++)
+                printf(" %9.*f (%.2f)", unit == 1 ? 0 : 1, middle(figure, way[w]) / unit, middle(figure, way[w], "legacy"))
+            print ""
+        }
+        function none(title, figure,   w) {
+            printf "%-28s", title
+            for (w = 1; w <= count; w++) printf " %16s", middle(figure, way[w]) ? middle(figure, way[w]) : "never"
+            print ""
+        }
+        function head(title, from,   w) {
+            printf "%-28s", title
+            for (w = from; w <= count; w++) printf " %16s", way[w]
+            print ""
+        }
+        function aim(text, yes) { if (!failed) printf "  %-76s %s\n", text, yes ? "met" : "MISSED" }
+        function added(way) { return middle("p50", way) - middle("p50", "direct") }
+        END {
+            count = split("direct legacy nft nftables ebpf", way, " ")
+            head("medians of " rounds " rounds", 1)
+            row("connect(2) mean, us", "mean", 1000, 1)
+            row("connect(2) p50, us", "p50", 1000, 1)
+            row("connect(2) p99, us", "p99", 1000, 1)
+            row("whole cycle p50, us", "cycle", 1000, 1)
+            row("round trip of 128 B, us", "trip", 1000, 1)
+            row("bulk, MB/s", "bulk", 1, 1)
+            row("inbound connect p50, us", "in-p50", 1000, 1)
+            row("inbound connect p99, us", "in-p99", 1000, 1)
+            row("inbound SYN to accept p50", "accept-p50", 1000, 1)
+            row("inbound SYN to accept p99", "accept-p99", 1000, 1)
+            row("connections/s, 1 thread", "rate-1", 1, 1)
+            none("  no port was free after", "none-1")
+            row("connections/s, 8 threads", "rate-8", 1, 1)
+            none("  no port was free after", "none-8")
+            printf "connections/s are those of %d s, the ports of those that are closed waiting\n\n", seconds
+            head("connect(2) p50, us, with", 2)
+            many = split(sizes, size, " ")
+            for (i = 1; i <= many; i++) row("  " size[i] " networks excluded", "excluded-" size[i], 1000, 2)
+            print ""
+            printf "a namespace without a policy, beside one that has: cycle %.3f, connect(2) %.3f, round trip %.3f of alone\n",
+                middle("neighbour-cycle", "beside", "alone"), middle("neighbour-p50", "beside", "alone"),
+                middle("neighbour-trip", "beside", "alone")
+            first = middle("pod-1", "apply") / 1e6
+            further = middle("pod-2", "apply") / 1e6
+            last = middle("pod-" pods, "apply") / 1e6
+            printf "apply, whole process: the first namespace %.2f ms, the second %.2f ms, the last of %d %.2f ms\n", first,
+                further, pods, last
+            memory = (middle("locked", "last") - middle("locked", "first")) / (pods - 1) / 1024
+            print "\naims"
+            share = added("ebpf") / added("legacy")
+            aim(sprintf("added to connect(2) at p50 at most half of what iptables adds: %.2f", share), share <= 0.5)
+            bulk = middle("bulk", "ebpf", "legacy")
+            aim(sprintf("bulk at least 1.4 times that of iptables: %.2f", bulk), bulk >= 1.4)
+            trip = middle("trip", "ebpf", "legacy")
+            aim(sprintf("round trip at most 0.9 of that of iptables: %.2f", trip), trip <= 0.9)
+            cycle = middle("neighbour-cycle", "beside", "alone")
+            aim(sprintf("a namespace without a policy below 1 %%: %.1f %%", 100 * (cycle - 1)), cycle < 1.01)
+            aim(sprintf("apply of a further namespace at most 5 ms: %.2f to %.2f", further, last), further <= 5 && last <= 5)
+            aim(sprintf("kernel memory of a further namespace below 100 KiB: %.1f", memory), memory < 100)
+        }' "$samples"
 }
 
 if [ "${1-}" = --inside ]; then

@@ -92,3 +92,13 @@ target_dir() {
     [[ $dir == /* ]] || dir=$project/$dir
     printf '%s\n' "$dir"
 }
+
+# static_release: builds the release binary that needs no library, and says where it is.
+static_release() {
+    local triple
+    triple=$(uname -m)-unknown-linux-musl
+    need_rust
+    if command -v rustup >/dev/null; then (cd "$project" && rustup target add "$triple") >&2; fi
+    (cd "$project" && cargo build --locked --quiet --release --target "$triple" --bin mesh-init) >&2
+    echo "$(target_dir)/$triple/release/mesh-init"
+}
