@@ -14,16 +14,19 @@ set -euo pipefail
 export LC_ALL=C
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=scripts/lib.sh
+source "$root/scripts/lib.sh"
+# shellcheck source=scripts/bench-lib.sh
+source "$root/scripts/bench-lib.sh"
+
 bin=$(realpath -e "${MESH_INIT_BIN:?names the binary to measure}")
 rounds=${1:-60}
-bench=${CARGO_TARGET_DIR:-$root/target}/bench/cni
+need_packages /usr/lib/cni/portmap=containernetworking-plugins
+compile cni
+runtime=$(bench_folder)/cni
+bench=$(bench_folder)/plugins
 mkdir -p "$bench"
 
-if ! [ -x /usr/lib/cni/portmap ]; then
-    apt-get update -q >&2
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends containernetworking-plugins >&2
-fi
-gcc -static -O2 -Wall -Wextra -o "$bench/runtime" "$root/benches/cni.c"
 gcc -static -O2 -Wall -Wextra -o "$bench/empty" -x c - <<'C'
 #include <unistd.h>
 int main(void) {
@@ -55,7 +58,7 @@ sed 's/.*"prevResult":\(.*\)}\$/\1/'
 SH
 chmod +x "$bench/shell-out"
 
-"$bench/runtime" "$rounds" empty "$bench/empty" "$bench/mesh-init.json" mesh-init "$bin" "$bench/mesh-init.json" \
+"$runtime" "$rounds" empty "$bench/empty" "$bench/mesh-init.json" mesh-init "$bin" "$bench/mesh-init.json" \
     iptables "$bin" "$bench/iptables.json" shell-out "$bench/shell-out" "$bench/mesh-init.json" \
     portmap /usr/lib/cni/portmap "$bench/portmap.json" >"$bench/samples"
 

@@ -23,6 +23,10 @@
 set -euo pipefail
 export LC_ALL=C
 root=$(cd "$(dirname "$0")/.." && pwd)
+# shellcheck source=scripts/lib.sh
+source "$root/scripts/lib.sh"
+# shellcheck source=scripts/bench-lib.sh
+source "$root/scripts/bench-lib.sh"
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"; }
 
@@ -40,37 +44,17 @@ done
 case $rounds in *[!0-9]* | 0 | '') echo "bench: not a number of rounds: $rounds" >&2; exit 64 ;; esac
 [ "$(id -u)" = 0 ] || { echo "bench: skipped: needs root" >&2; exit 77; }
 
-target=${CARGO_TARGET_DIR:-$root/target}
-bench=$target/bench
+need_packages cc=gcc /usr/include/stdio.h=libc6-dev nft=nftables ip=iproute2 ip6tables-legacy-restore=iptables \
+    ip6tables-nft-restore=iptables
+bench=$(bench_folder)
 cases=$bench/cases
 rm -rf "$cases"
 mkdir -p "$cases"
-
-# === what is needed ===
-
-missing=()
-command -v gcc >/dev/null || missing+=(gcc libc6-dev)
-command -v nft >/dev/null || missing+=(nftables)
-command -v ip >/dev/null || missing+=(iproute2)
-{ command -v ip6tables-legacy-restore && command -v ip6tables-nft-restore; } >/dev/null || missing+=(iptables)
-if [ ${#missing[@]} -gt 0 ]; then
-    apt-get update -q >&2
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >&2
-fi
-
-if [ -n "${MESH_INIT_BIN:-}" ]; then
-    bin=$(realpath -e "$MESH_INIT_BIN")
-    # To the program itself it says nothing.
-    unset MESH_INIT_BIN
-else
-    triple=$(uname -m)-unknown-linux-musl
-    rustup target list --installed | grep -qx "$triple" || rustup target add "$triple" >&2
-    cargo build --quiet --release --locked --target "$triple" --manifest-path "$root/Cargo.toml" --target-dir "$target"
-    bin=$target/$triple/release/mesh-init
-fi
+bin=$(measured_binary)
+# To the program itself it says nothing.
+unset MESH_INIT_BIN
+compile launcher connect
 launcher=$bench/launcher
-gcc -static -O2 -Wall -Wextra -o "$launcher" "$root/benches/launcher.c"
-gcc -static -O2 -Wall -Wextra -o "$bench/connect" "$root/benches/connect.c"
 
 # === the texts ===
 
@@ -308,19 +292,8 @@ leave() {
 }
 trap leave EXIT
 
-# Every other host of 100.64.0.0/10: no two of them are one network.
-policy() { # networks
-    awk -v count="$1" 'BEGIN {
-        printf "{ \"outbound\": { \"excludeCidrs\": ["
-        for (i = 0; i < count; i++) {
-            host = 2 * i
-            printf "%s\"100.%d.%d.%d/32\"", i ? ", " : "", 64 + int(host / 65536), int(host / 256) % 256, host % 256
-        }
-        print "] } }"
-    }'
-}
 for size in $sizes; do
-    policy "$size" >"$cases/policy.$size.json"
+    excluding "$size" >"$cases/policy.$size.json"
     for variant in $variants; do
         name=bench-$$-$variant-$size
         ip netns add "$name"

@@ -53,8 +53,8 @@ part_lint() {
     cargo clippy --locked --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --no-deps --workspace --lib
     shellcheck -x scripts/*.sh scripts/e2e/*.sh .ci/run
-    for program in launcher connect flow; do
-        gcc -static -O2 -Wall -Wextra -Werror -pthread -o /dev/null "benches/$program.c"
+    for program in benches/*.c; do
+        gcc -static -O2 -Wall -Wextra -Werror -pthread -o /dev/null "$program"
     done
 }
 
@@ -129,8 +129,11 @@ part_systemd() {
 
 part_image() { ./scripts/image.sh; }
 
-# That the bench works, not how fast anything is: a few rounds.
-part_bench() { ./scripts/bench.sh --quick; }
+# That the benches work, not how fast anything is: a few rounds.
+part_bench() {
+    ./scripts/bench.sh --quick
+    ./scripts/bench-ebpf.sh --quick
+}
 
 run() {
     local part=$1 begin=$SECONDS status=0
