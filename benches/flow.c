@@ -3,9 +3,10 @@
  *     flow serve PORT              listens on every address as whoever calls it, and asks each connection for its original
  *                                  destination as proxies do. One byte is answered by the time at which accept(2) returned
  *                                  the connection, up to 128 by themselves, more by nothing
- *     flow latency COUNT ADDRESS PORT    one connection after the other, in nanoseconds: connect(2) mean, p50, p99; p50 of the
- *                                  whole cycle (connect, one byte there, the answer back, close); p50 and p99 of what
- *                                  passes between the call of connect(2) and accept(2)'s return at the other end
+ *     flow latency COUNT ADDRESS PORT    one connection after the other, in nanoseconds: connect(2) mean, p50, p99; p50 of
+ *                                  socket(2) and connect(2) together; p50 of the whole cycle (socket, connect, one byte
+ *                                  there, the answer back, close); p50 and p99 of what passes between the call of
+ *                                  connect(2) and accept(2)'s return at the other end
  *     flow rate SECONDS THREADS ADDRESS PORT    connections a second, as many at a time as there are threads. Each leaves
  *                                  its port waiting (TIME_WAIT). Where no port is free the client tries again after 1 ms,
  *                                  and a second number says how many connections had been made when that was first so
@@ -31,20 +32,26 @@ enum { WARM = 100 };
 
 static struct sockaddr_in target;
 
-/* -1 if no port is free for the destination: those of closed connections wait (TIME_WAIT). */
-static int try_to_dial(void) {
+static int new_socket(void) {
     int fd = socket(AF_INET, SOCK_STREAM, 0), on = 1;
-    if (fd < 0) die("socket: %m");
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    if (connect(fd, (struct sockaddr *)&target, sizeof target) == 0) return fd;
-    if (errno != EADDRNOTAVAIL) die("connect: %m");
-    close(fd);
-    return -1;
+    if (fd < 0 || setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on)) die("socket: %m");
+    return fd;
 }
 
-static int dial(void) {
-    int fd = try_to_dial();
-    if (fd < 0) die("no port is free: what would be measured is the search for one");
+/* Whether a port is free for the destination: those of closed connections wait (TIME_WAIT). */
+static int dial(int fd) {
+    if (connect(fd, (struct sockaddr *)&target, sizeof target) == 0) return 1;
+    if (errno != EADDRNOTAVAIL) die("connect: %m");
+    return 0;
+}
+
+static void must_dial(int fd) {
+    if (!dial(fd)) die("no port is free: what would be measured is the search for one");
+}
+
+static int connection(void) {
+    int fd = new_socket();
+    must_dial(fd);
     return fd;
 }
 
@@ -66,17 +73,17 @@ static int64_t ask(int fd) {
     return accepted;
 }
 
-struct connection {
+struct accepted {
     int fd;
-    int64_t accepted;
+    int64_t at;
 };
 
 static void *answer(void *argument) {
-    struct connection connection = *(struct connection *)argument;
+    struct accepted accepted = *(struct accepted *)argument;
     static _Thread_local char bytes[1 << 16];
     struct sockaddr_in original;
     socklen_t length = sizeof original;
-    int fd = connection.fd, on = 1;
+    int fd = accepted.fd, on = 1;
     free(argument);
     getsockopt(fd, SOL_IP, SO_ORIGINAL_DST, &original, &length);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
@@ -84,7 +91,7 @@ static void *answer(void *argument) {
         ssize_t got = read(fd, bytes, sizeof bytes);
         if (got <= 0) break;
         if (got == 1)
-            all(fd, &connection.accepted, sizeof connection.accepted, 1);
+            all(fd, &accepted.at, sizeof accepted.at, 1);
         else if (got <= 128)
             all(fd, bytes, (size_t)got, 1);
     }
@@ -104,32 +111,35 @@ static void serve(const char *port) {
     fflush(stdout);
     for (;;) {
         int fd = accept(listener, NULL, NULL);
-        struct connection *connection = malloc(sizeof *connection);
+        struct accepted *accepted = malloc(sizeof *accepted);
         pthread_t thread;
-        if (fd < 0 || connection == NULL) die("accept: %m");
-        *connection = (struct connection){fd, now()};
-        errno = pthread_create(&thread, &detached, answer, connection);
+        if (fd < 0 || accepted == NULL) die("accept: %m");
+        *accepted = (struct accepted){fd, now()};
+        errno = pthread_create(&thread, &detached, answer, accepted);
         if (errno) die("a thread: %m");
     }
 }
 
 static void latency(long count) {
-    int64_t *times = samples(count), *cycles = samples(count), *accepts = samples(count), sum = 0;
+    int64_t *times = samples(count), *both = samples(count), *cycles = samples(count), *accepts = samples(count), sum = 0;
     for (long index = -WARM; index < count; index++) {
+        int64_t start = now();
+        int fd = new_socket();
         int64_t begin = now();
-        int fd = dial();
+        must_dial(fd);
         int64_t connected = now(), accepted = ask(fd);
         close(fd);
         int64_t end = now();
         if (index < 0) continue;
         times[index] = connected - begin;
-        cycles[index] = end - begin;
+        both[index] = connected - start;
+        cycles[index] = end - start;
         accepts[index] = accepted - begin;
         sum += times[index];
     }
     printf("%lld %lld ", (long long)(sum / count), (long long)median(times, count));
-    printf("%lld %lld ", (long long)times[count * 99 / 100], (long long)median(cycles, count));
-    printf("%lld ", (long long)median(accepts, count));
+    printf("%lld %lld ", (long long)times[count * 99 / 100], (long long)median(both, count));
+    printf("%lld %lld ", (long long)median(cycles, count), (long long)median(accepts, count));
     printf("%lld\n", (long long)accepts[count * 99 / 100]);
 }
 
@@ -141,8 +151,9 @@ static long until;
 static void *keep_dialling(void *unused) {
     (void)unused;
     while (now() < deadline) {
-        int fd = try_to_dial();
-        if (fd < 0) {
+        int fd = new_socket();
+        if (!dial(fd)) {
+            close(fd);
             long none = 0;
             __atomic_compare_exchange_n(&until, &none, __atomic_load_n(&made, __ATOMIC_RELAXED), 0, __ATOMIC_RELAXED,
                                         __ATOMIC_RELAXED);
@@ -169,7 +180,7 @@ static void rate(long seconds, long threads) {
 static void trip(long count) {
     int64_t *times = samples(count);
     char bytes[128] = {0};
-    int fd = dial();
+    int fd = connection();
     for (long index = -WARM; index < count; index++) {
         int64_t begin = now();
         all(fd, bytes, sizeof bytes, 1);
@@ -181,7 +192,7 @@ static void trip(long count) {
 
 static void bulk(long megabytes) {
     static char bytes[1 << 16];
-    int fd = dial();
+    int fd = connection();
     char end;
     int64_t begin = now();
     for (long index = 0; index < megabytes * 16; index++) all(fd, bytes, sizeof bytes, 1);
