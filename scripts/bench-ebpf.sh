@@ -42,6 +42,10 @@ main() {
         esac
         shift
     done
+    local given
+    for given in "$rounds" "$seconds"; do
+        [[ $given =~ ^[1-9][0-9]{0,3}$ ]] || die 64 "not a number from 1 to 9999: ${given@Q}"
+    done
     [ "$(id -u)" = 0 ] || die 77 "skipped: needs root"
     need_packages ip=iproute2 nft=nftables iptables-legacy=iptables setpriv=util-linux bpftool=bpftool
     bench=$(bench_folder)
