@@ -9,7 +9,8 @@
  *                                  connect(2) and accept(2)'s return at the other end
  *     flow rate SECONDS THREADS ADDRESS PORT    connections a second, as many at a time as there are threads. Each leaves
  *                                  its port waiting (TIME_WAIT). Where no port is free the client tries again after 1 ms,
- *                                  and a second number says how many connections had been made when that was first so
+ *                                  and a second number says how many connections had been made when that was first so; -1
+ *                                  for never
  *     flow trip COUNT ADDRESS PORT       the median round trip of 128 bytes, in nanoseconds
  *     flow bulk MEGABYTES ADDRESS PORT   megabytes a second, there
  *     flow run COUNT PROGRAM WORD...     the median time of a whole process, in nanoseconds; its output goes nowhere
@@ -145,8 +146,8 @@ static void latency(long count) {
 
 static int64_t deadline;
 static long made;
-/* How many were made when no port was free for the first time; nothing if one always was. */
-static long until;
+/* How many were made when no port was free for the first time; -1 if one always was. */
+static long until = -1;
 
 static void *keep_dialling(void *unused) {
     (void)unused;
@@ -154,8 +155,8 @@ static void *keep_dialling(void *unused) {
         int fd = new_socket();
         if (!dial(fd)) {
             close(fd);
-            long none = 0;
-            __atomic_compare_exchange_n(&until, &none, __atomic_load_n(&made, __ATOMIC_RELAXED), 0, __ATOMIC_RELAXED,
+            long never = -1;
+            __atomic_compare_exchange_n(&until, &never, __atomic_load_n(&made, __ATOMIC_RELAXED), 0, __ATOMIC_RELAXED,
                                         __ATOMIC_RELAXED);
             usleep(1000);
             continue;

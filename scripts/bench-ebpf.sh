@@ -101,7 +101,9 @@ pod() {
     ip -n there link set lo up
     ip route add default via 10.0.0.2
     ports
-    "${there[@]}" "$0" --inside ports
+    "${there[@]}" bash "$0" --inside ports
+    # What is not captured is refused at once: the neighbour would pass it on, and knows no way.
+    "${there[@]}" sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
 }
 
 # Before a command of the neighbour's.
@@ -284,7 +286,7 @@ report() {
         }
         function none(title, figure,   w) {
             printf "%-28s", title
-            for (w = 1; w <= count; w++) printf " %16s", middle(figure, way[w]) ? middle(figure, way[w]) : "never"
+            for (w = 1; w <= count; w++) printf " %16s", middle(figure, way[w]) < 0 ? "never" : middle(figure, way[w])
             print ""
         }
         function head(title, from,   w) {
