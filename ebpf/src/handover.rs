@@ -1,8 +1,9 @@
 //! From the socket that connects to the one that is accepted: callbacks of TCP.
 
 use aya_ebpf::bindings::{
-    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, bpf_sock, bpf_sock_ops,
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTO_CB_FLAG,
+    BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+    BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_SYN_SENT, bpf_sock, bpf_sock_ops,
 };
 use aya_ebpf::helpers::bpf_sock_ops_cb_flags_set;
 use mesh_init_abi::{Endpoint, LISTENERS, ListenerKey, PairKey, SockFlags, SurpriseKind};
@@ -21,6 +22,8 @@ pub fn called_back(context: *mut bpf_sock_ops) -> u32 {
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => is_accepted(context),
         BPF_SOCK_OPS_STATE_CB => changes(context),
         BPF_SOCK_OPS_TCP_LISTEN_CB => listens(context),
+        // The first packet was lost, or nobody took it: what is remembered of it may have given way to others meanwhile.
+        BPF_SOCK_OPS_RTO_CB if read!(context, state) == BPF_TCP_SYN_SENT => connects(context),
         _ => {}
     }
     1
@@ -66,7 +69,8 @@ fn connects(context: *mut bpf_sock_ops) {
         if known.has(SockFlags::SENT) && same(endpoint(target), server) {
             maps::PAIRS.insert(&pair, &endpoint(original));
             // Others may be called back, too.
-            let flags = read!(context, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG;
+            let ours = BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG;
+            let flags = read!(context, bpf_sock_ops_cb_flags) | ours;
             // SAFETY: the context is one of callbacks.
             unsafe {
                 bpf_sock_ops_cb_flags_set(context, flags.cast_signed());
@@ -74,8 +78,10 @@ fn connects(context: *mut bpf_sock_ops) {
             return;
         }
     }
-    // One that was never accepted had the same port: this one goes where it says.
-    maps::PAIRS.remove(&pair);
+    // One that was never accepted had the same port: this one goes where it says. There was none where nothing is captured.
+    if maps::NAMESPACES.get(&pair.netns).is_some() {
+        maps::PAIRS.remove(&pair);
+    }
 }
 
 /// When the handshake is done, before `accept` can return it.
@@ -100,6 +106,11 @@ fn is_accepted(context: *mut bpf_sock_ops) {
 #[inline(always)]
 fn hand_over(socket: *mut bpf_sock, pair: &PairKey) {
     let Some(original) = maps::PAIRS.get(pair) else {
+        // A control group and one that it is in may have these programs both.
+        let known = maps::SOCKS.of(socket);
+        if known.is_some_and(|known| SockFlags(read!(known.as_ptr(), flags.0)).has(SockFlags::MEANT)) {
+            return;
+        }
         let Some(here) = Here::of(pair.netns) else { return };
         if pair.server.port == u32::from(here.policy.outbound_port) {
             surprise::note(pair.netns, SurpriseKind::NOT_CAPTURED, pair.client.address, pair.server.port);
@@ -130,12 +141,14 @@ fn changes(context: *mut bpf_sock_ops) {
     }
 }
 
-/// A listener of the proxy's is entered among those that `sk_lookup` gives connections to.
+/// A listener of the proxy's is entered among those that `sk_lookup` gives connections to. Of others nothing is of use any more,
+/// and each connection that they accept would have it, too.
 #[inline(always)]
 fn listens(context: *mut bpf_sock_ops) {
     let Some(socket) = socket(context) else { return };
     let Some(sock) = maps::SOCKS.of(socket) else { return };
     if !SockFlags(read!(sock.as_ptr(), flags.0)).has(SockFlags::PROXYS) {
+        maps::SOCKS.forget(socket);
         return;
     }
     let Some(here) = Here::of(netns(context)) else { return };

@@ -10,7 +10,7 @@ use aya_ebpf::bindings::bpf_map_type::{
 use aya_ebpf::bindings::{
     BPF_ANY, BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock_ops,
 };
-use aya_ebpf::helpers::generated::bpf_sk_storage_get;
+use aya_ebpf::helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get};
 use aya_ebpf::helpers::{
     bpf_map_delete_elem, bpf_map_lookup_elem, bpf_map_update_elem, bpf_sock_hash_update,
 };
@@ -143,6 +143,15 @@ impl<V, const FLAGS: usize> Map<i32, V, STORAGE, 0, FLAGS> {
         let create = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
         // SAFETY: the verifier takes the program only if `socket` is one.
         NonNull::new(unsafe { bpf_sk_storage_get(self.map(), socket.cast(), ptr::null_mut(), create) }.cast())
+    }
+
+    /// Forgets what is remembered of it.
+    #[inline(always)]
+    pub fn forget<S>(&self, socket: *mut S) {
+        // SAFETY: the verifier takes the program only if `socket` is one.
+        unsafe {
+            bpf_sk_storage_delete(self.map(), socket.cast());
+        }
     }
 }
 

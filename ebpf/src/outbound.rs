@@ -217,13 +217,16 @@ fn send(
         // SAFETY: fields of what is there.
         let (called, kept_source) =
             unsafe { (address(&raw const (*kept_original).address), &raw mut (*sock).source) };
-        // What a host sends to itself has the same address at both ends; a loopback one the kernel chooses.
-        if called.is_loopback() {
+        // What a host sends to itself has the same address at both ends; a loopback one the kernel chooses. From another address
+        // it sends no reset to `::1` (`rt6_need_strict`, net/ipv6/route.c), and the proxy would not hear of a client that is
+        // gone.
+        let v4 = target.address.is_v4();
+        if called.is_loopback() || (!v4 && read!(context, protocol) == TCP) {
             put_address(kept_source, Address::NONE);
         } else if is_own(here, called) {
             put_address(kept_source, called);
         } else {
-            put_address(kept_source, here.source(!target.address.is_v4()));
+            put_address(kept_source, here.source(!v4));
         }
         let from = address(kept_source);
         match call {

@@ -220,15 +220,16 @@ pub fn private() -> Result<()> {
     })
 }
 
-/// The addresses of the calling thread's namespace, but for the loopback ones: those that others may know before
-/// link-local ones, of each those of `lo` last, and the rest in the kernel's order.
+/// The addresses of the calling thread's namespace, but for the loopback ones and those of the interface `but`: those that
+/// others may know before link-local ones, of each those of `lo` last, and the rest in the kernel's order.
 ///
 /// # Errors
 /// The kernel does not tell.
-pub fn own_addresses() -> Result<Vec<IpAddr>> {
+pub fn own_addresses(but: Option<&str>) -> Result<Vec<IpAddr>> {
     let found = nix::ifaddrs::getifaddrs()
         .map_err(|errno| Error::refused(format!("reading the addresses: {}", errno.desc())))?;
     let mut addresses: Vec<(bool, IpAddr)> = found
+        .filter(|found| but != Some(found.interface_name.as_str()))
         .filter_map(|found| {
             let on_lo = found.flags.contains(InterfaceFlags::IFF_LOOPBACK);
             let address = found.address?;

@@ -34,7 +34,7 @@ fn kata() -> Option<Sandbox> {
 /// that is so are processes looked at: the one that does it has this name.
 fn gvisor() -> Option<Sandbox> {
     const NAME: &[u8] = b"runsc-sandbox";
-    let addresses = netns::own_addresses().ok()?;
+    let addresses = netns::own_addresses(None).ok()?;
     let packets = fs::read_system("/proc/thread-self/net/packet").ok()??;
     if addresses.iter().any(|address| !netns::is_link_local(address)) || packets.lines().count() < 2 {
         return None;

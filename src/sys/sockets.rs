@@ -18,6 +18,9 @@ const AF_INET6: u8 = 10;
 const TCP: u8 = 6;
 /// struct inet_diag_sockid.
 const SOCKID: usize = 48;
+/// struct inet_diag_msg, after which attributes follow.
+const INET_DIAG_MSG: usize = 72;
+const INET_DIAG_CGROUP_ID: u16 = 21;
 
 /// A TCP socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub struct Tcp {
     pub inode: u32,
     /// Its cookie (`SO_COOKIE`, socket(7)).
     pub cookie: u64,
+    /// The number of the control group of version 2 that it was made in; kernels before 5.8 do not tell.
+    pub cgroup: Option<u64>,
 }
 
 /// Those of the calling thread's namespace, both families.
@@ -41,9 +46,27 @@ pub struct Tcp {
 /// # Errors
 /// The kernel has no such list.
 pub fn tcp() -> Result<Vec<Tcp>> {
+    list(u32::MAX, 0)
+}
+
+/// `TCP_LISTEN` (include/net/tcp_states.h).
+const LISTEN: u8 = 10;
+
+/// The listeners at `port` in the calling thread's namespace, both families.
+///
+/// # Errors
+/// As of [`tcp`].
+pub fn listeners(port: u16) -> Result<Vec<Tcp>> {
+    let mut found = list(1 << LISTEN, port)?;
+    found.retain(|socket| socket.state == LISTEN && socket.local.port() == port);
+    Ok(found)
+}
+
+/// Those in `states`, each a bit, at `port`, or at any for 0. A kernel need not mind either.
+fn list(states: u32, port: u16) -> Result<Vec<Tcp>> {
     let of = |family| {
         Netlink::open(SockProtocol::NetlinkSockDiag)
-            .and_then(|mut netlink| netlink.list(SOCK_DIAG_BY_FAMILY, &question(family), read))
+            .and_then(|mut netlink| netlink.list(SOCK_DIAG_BY_FAMILY, &question(family, states, port), read))
     };
     let of_v6 = match of(AF_INET6) {
         // A kernel without IPv6 has none (inet_diag_lock_handler() and sock_diag_rcv_msg() in net).
@@ -56,11 +79,13 @@ pub fn tcp() -> Result<Vec<Tcp>> {
     })
 }
 
-/// struct inet_diag_req_v2: of `family`, in any state, whatever its ends.
-fn question(family: u8) -> Vec<u8> {
+/// struct inet_diag_req_v2: of `family`, in one of `states`, with its own end at `port`.
+fn question(family: u8, states: u32, port: u16) -> Vec<u8> {
     let mut question = vec![family, TCP, 0, 0];
-    question.extend(u32::MAX.to_ne_bytes());
-    question.resize(question.len() + SOCKID, 0);
+    question.extend(states.to_ne_bytes());
+    let end = question.len() + SOCKID;
+    question.extend(port.to_be_bytes());
+    question.resize(end, 0);
     question
 }
 
@@ -82,7 +107,20 @@ fn read(message: &[u8]) -> Option<Tcp> {
     let (uid, inode) = (word(64)?, word(68)?);
     let cookie = u64::from(word(44)?) | u64::from(word(48)?) << 32;
     let local = SocketAddr::new(ip(8)?, port(4)?);
-    Some(Tcp { local, remote: SocketAddr::new(ip(24)?, port(6)?), state, uid, inode, cookie })
+    let cgroup = cgroup(body.get(INET_DIAG_MSG..).unwrap_or_default());
+    Some(Tcp { local, remote: SocketAddr::new(ip(24)?, port(6)?), state, uid, inode, cookie, cgroup })
+}
+
+/// The attribute with the control group's number, of those that follow (rtnetlink(7)).
+fn cgroup(mut attributes: &[u8]) -> Option<u64> {
+    loop {
+        let half = |at: usize| Some(u16::from_ne_bytes(attributes.get(at..at + 2)?.try_into().ok()?));
+        let (length, kind) = (usize::from(half(0)?), half(2)?);
+        if kind == INET_DIAG_CGROUP_ID {
+            return Some(u64::from_ne_bytes(attributes.get(4..12)?.try_into().ok()?));
+        }
+        attributes = attributes.get(length.max(4).next_multiple_of(4)..)?;
+    }
 }
 
 #[cfg(test)]

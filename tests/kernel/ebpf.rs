@@ -166,8 +166,12 @@ fn outcome(dialled: &Dialled) -> String {
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());
     // What arrives by a redirect has the proxy's port as its own, and here the one that was called.
     let local = seen.local.ip().is_loopback().then_some(seen.local);
-    // A host with more than one address has one for each destination behind rules, and one for all of them here.
-    let peer = match is_own(seen.peer.ip()) && !is_own(original.ip()) {
+    // A host with more than one address has one for each destination behind rules, and one for all of them here, which is `::1`
+    // of IPv6.
+    let v6 = original.is_ipv6() && local.is_some();
+    let peer = match is_own(seen.peer.ip()) && (v6 || !is_own(original.ip()))
+        || v6 && seen.peer.ip().is_loopback()
+    {
         true => "one of its own".to_owned(),
         false => seen.peer.ip().to_string(),
     };

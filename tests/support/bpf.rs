@@ -10,6 +10,7 @@ use std::path::Path;
 
 const MAP_GET_NEXT_KEY: u32 = 4;
 const PROG_LOAD: u32 = 5;
+const OBJ_PIN: u32 = 6;
 const OBJ_GET: u32 = 7;
 const PROG_ATTACH: u32 = 8;
 const LINK_CREATE: u32 = 28;
@@ -116,6 +117,15 @@ pub(crate) fn replace(path: &Path, kind: Kind, instructions: &[u64]) {
     let program = load(kind, instructions);
     let mut attributes = [pair(number(&link), number(&program)), 0];
     bpf(LINK_UPDATE, &mut attributes).unwrap_or_else(|error| panic!("updating {}: {error}", path.display()));
+}
+
+/// The same, and keeps the program under `to`.
+pub(crate) fn replace_and_keep(path: &Path, kind: Kind, instructions: &[u64], to: &Path) {
+    let link = open(path).unwrap_or_else(|error| panic!("opening {}: {error}", path.display()));
+    let program = load(kind, instructions);
+    bpf(LINK_UPDATE, &mut [pair(number(&link), number(&program)), 0]).expect("a link of that kind");
+    let to = CString::new(to.to_str().expect("a path of ours")).expect("no zero byte");
+    bpf(OBJ_PIN, &mut [at(to.as_ptr()), number(&program)]).expect("nothing is there");
 }
 
 /// Detaches what the link under `path` attaches; the link stays.

@@ -36,8 +36,7 @@ fn is_folder(path: &Path) -> bool {
 
 /// The program of that name that is attached to a control group or a namespace, as it is kept.
 pub(crate) fn link(name: &str) -> PathBuf {
-    // That of a namespace has the build's digest behind its name.
-    let named = |path: &Path| path.file_name().is_some_and(|of| of.to_string_lossy().starts_with(name));
+    let named = |path: &Path| path.file_name().is_some_and(|of| of == name);
     let is_it = |path: &PathBuf| named(path) && !path.iter().any(|part| part == "programs");
     let mut links = kept().into_iter().filter(is_it);
     links.next().unwrap_or_else(|| panic!("no `{name}` among {:?}", kept()))

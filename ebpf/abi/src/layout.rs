@@ -58,7 +58,7 @@ pub struct Namespace {
     /// What captured connections of IPv4 are sent from, unless their socket is bound: the host's address, for the proxy to
     /// see; [`Address::NONE`] for the loopback one.
     pub source_v4: Address,
-    /// The same of IPv6.
+    /// The same of IPv6, but for TCP.
     pub source_v6: Address,
 }
 

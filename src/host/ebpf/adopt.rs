@@ -6,6 +6,7 @@ use super::node::Node;
 use crate::backend::ebpf::lower::Lowered;
 use crate::error::{Class, Error, Result};
 use crate::sys::bpf::listener;
+use crate::sys::sockets;
 
 /// Enters the proxy's listeners that were there before its sockets were looked at: those of the users that the policy names
 /// as the proxy's. The kernel does not tell the group of a socket's maker.
@@ -28,7 +29,7 @@ pub(super) fn listeners(node: &Node, netns: u64, lowered: &Lowered) -> Result<()
         let said = lowered.owners.iter().find(|(key, _)| key.kind == OwnerKind::USER && key.id == uid);
         said.is_some_and(|(_, flags)| flags.has(OwnerFlags::PROXY))
     };
-    let found = listener::find(port)?;
+    let found = sockets::listeners(port)?;
     let new = found.iter().filter(|found| is_proxy(found.uid) && !known.contains(&found.cookie));
     for found in new {
         let first = ListenerKey::first(found.local.is_ipv6());

@@ -5,8 +5,8 @@
 //! - `maps/NAME`: the maps, which all namespaces share;
 //! - `programs/DIGEST/NAME`: the programs for control groups, of the object with that digest;
 //! - `cgroups/ID/NAME`: their links to a control group;
-//! - `netns/COOKIE/arrives-DIGEST`: the link of a namespace's own program, and `netns/COOKIE/cgroup`, which leads to the control
-//!   group that its processes are in;
+//! - `netns/COOKIE/program-DIGEST`: a namespace's own program, `netns/COOKIE/arrives`, its link, and `netns/COOKIE/cgroup`, which
+//!   leads to the control group that its processes are in;
 //! - `attachments/CONTAINER@INTERFACE`: leads to the namespace that a container runtime knows by these.
 //!
 //! Every step can be done again: a run that was killed is completed by the next.

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use mesh_init_abi::{
@@ -134,38 +135,78 @@ impl Node {
         Ok(())
     }
 
-    /// Which programs are not attached to the control group of that number as they should be.
+    /// Which programs are not attached to the control group of that number as they should be, and whether any is that of
+    /// another build.
     ///
     /// # Errors
     /// What is kept cannot be read.
-    pub(super) fn detached(&self, cgroup: &str) -> Result<Vec<&'static str>> {
+    pub(super) fn detached(&self, cgroup: &str) -> Result<(Vec<&'static str>, bool)> {
         let folder = self.root.join("cgroups").join(cgroup);
-        let mut detached = Vec::new();
+        let ours = programs(&self.root);
+        let mut builds = pins::list(&self.root.join("programs"))?;
+        builds.sort_by_key(|build| *build != ours);
+        let (mut detached, mut older) = (Vec::new(), false);
         for (name, _) in PROGRAMS {
-            let program = pins::open(&programs(&self.root).join(name))?;
-            let attached = match program {
-                Some(program) => link::state(&folder.join(name), &program)? == State::Attached,
-                None => false,
+            let attached = |build: &&PathBuf| match pins::open(&build.join(name))? {
+                Some(program) => Ok(link::state(&folder.join(name), &program)? == State::Attached),
+                None => Ok(false),
             };
-            if !attached {
-                detached.push(name);
+            let mut of = None;
+            for build in &builds {
+                if attached(&build)? {
+                    of = Some(build);
+                    break;
+                }
+            }
+            match of {
+                Some(build) => older |= *build != ours,
+                None => detached.push(name),
             }
         }
-        Ok(detached)
+        Ok((detached, older))
     }
 
     /// Loads a program for a namespace of its own.
     pub(super) fn arrival(&self, netns: u64) -> Result<OwnedFd> {
         let object = Object::parse(&NETNS.0, &[("NETNS", &netns.to_ne_bytes())])?;
-        let mut maps = Vec::new();
-        for name in object.maps() {
-            maps.push((name.to_owned(), open_map(&self.root, name)?));
-        }
+        let maps = open_maps(&self.root, &object)?;
         let found = |name: &str| maps.iter().find(|(of, _)| of == name).map(|(_, fd)| fd);
         let program = object.load(found)?.into_iter().next();
         program
             .map(|program| program.fd)
             .ok_or_else(|| Error::refused("no BPF program for a network namespace"))
+    }
+
+    /// Which programs are not those of this build although they are kept as such: each is loaded anew, and its tag compared
+    /// (`tag` of `struct bpf_prog_info`, include/uapi/linux/bpf.h). Of another build's nothing can be told.
+    ///
+    /// # Errors
+    /// They cannot be loaded.
+    pub fn altered(&self, netns: u64) -> Result<Vec<String>> {
+        let object = Object::parse(&CGROUP.0, &[])?;
+        let maps = open_maps(&self.root, &object)?;
+        let found = |name: &str| maps.iter().find(|(of, _)| of == name).map(|(_, fd)| fd);
+        let mut altered = Vec::new();
+        let mut compare = |name: &str, path: &Path, program: &OwnedFd| {
+            let same = match pins::open(path)? {
+                Some(kept) => link::tag(&kept)? == link::tag(program)?,
+                None => false,
+            };
+            if !same {
+                altered.push(name.to_owned());
+            }
+            Ok::<(), Error>(())
+        };
+        let ours = programs(&self.root);
+        let loaded = if pins::is_there(&ours) { object.load(found)? } else { Vec::new() };
+        for program in loaded {
+            compare(&program.name, &ours.join(&program.name), &program.fd)?;
+        }
+        let own = self.root.join("netns").join(id(netns)).join(arrives());
+        if pins::is_there(&own) {
+            compare("mesh_arrives", &own, &self.arrival(netns)?)?;
+        }
+        Ok(altered)
     }
 
     /// Takes the links to control groups away that no namespace needs.
@@ -233,7 +274,7 @@ pub(super) fn id(number: u64) -> String {
 
 /// The programs of this build.
 fn programs(root: &Path) -> PathBuf {
-    root.join("programs").join(id(digest(&CGROUP.0)))
+    root.join("programs").join(id(*CGROUP_DIGEST))
 }
 
 /// FNV-1a of 64 bits: it tells one build's object from another's, and nobody can choose it who could not do worse.
@@ -242,9 +283,15 @@ fn digest(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
-/// The name of the link of a namespace's own program, with that of this build.
+static CGROUP_DIGEST: LazyLock<u64> = LazyLock::new(|| digest(&CGROUP.0));
+static NETNS_DIGEST: LazyLock<u64> = LazyLock::new(|| digest(&NETNS.0));
+
+/// How the names of a namespace's own programs begin; what follows tells the builds apart.
+pub(super) const ARRIVES: &str = "program-";
+
+/// The name of a namespace's own program, of this build.
 pub(super) fn arrives() -> String {
-    format!("arrives-{}", id(digest(&NETNS.0)))
+    format!("{ARRIVES}{}", id(*NETNS_DIGEST))
 }
 
 /// Puts the programs of this build in the place of another's, at every control group, and takes the others away.
@@ -296,9 +343,15 @@ fn load(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn open_map(root: &Path, name: &str) -> Result<OwnedFd> {
-    let path = root.join("maps").join(name);
-    pins::open(&path)?.ok_or_else(|| Error::refused(format!("there is no {}", path.display())))
+/// The maps that the object's programs use, which are kept.
+fn open_maps(root: &Path, object: &Object) -> Result<Vec<(String, OwnedFd)>> {
+    let open = |name: &str| {
+        let path = root.join("maps").join(name);
+        let fd = pins::open(&path)?;
+        let fd = fd.ok_or_else(|| Error::refused(format!("there is no {}", path.display())))?;
+        Ok((name.to_owned(), fd))
+    };
+    object.maps().map(open).collect()
 }
 
 impl Maps {

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use mesh_init_abi::{Address, AddressKey, Clause, CounterKey, ListenerKey, Namespace, Surprise, SurpriseKey};
 
 use super::adopt;
-use super::node::{Node, PROGRAMS, arrives, cgroup_of, id};
+use super::node::{ARRIVES, Node, PROGRAMS, arrives, cgroup_of, id};
 use crate::backend::ebpf::lower::Lowered;
 use crate::error::{Error, Result};
 use crate::sys::bpf::cgroup::Cgroup;
+use crate::sys::bpf::link::State;
 use crate::sys::bpf::object::Attach;
 use crate::sys::bpf::{link, pins};
 use crate::sys::{clock, netns};
@@ -20,12 +21,15 @@ const HANDSHAKES: Duration = Duration::from_secs(1);
 /// Of how many namespaces a run looks whether they are gone.
 const LOOKED_AT: usize = 16;
 
-/// The link of a namespace's own program, of whichever build.
-fn arrival_link(folder: &Path) -> Result<Option<PathBuf>> {
-    let is_it = |path: &PathBuf| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("arrives"))
+/// The name of the link of a namespace's own program.
+const LINK: &str = "arrives";
+
+/// A namespace's own programs: of a run that was killed there may be two.
+fn own_programs(folder: &Path) -> Result<Vec<PathBuf>> {
+    let is_one = |path: &PathBuf| {
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(ARRIVES))
     };
-    Ok(pins::list(folder)?.into_iter().find(is_it))
+    Ok(pins::list(folder)?.into_iter().filter(is_one).collect())
 }
 
 /// What is to hold in a namespace.
@@ -35,7 +39,7 @@ pub struct Capture<'a> {
     pub lowered: &'a Lowered,
     /// The addresses of the host's own, but for the loopback ones.
     pub addresses: &'a [Address],
-    /// What captured connections of IPv4 are sent from, and of IPv6; none for the loopback address.
+    /// What is captured is sent from this in IPv4, and in IPv6; none for the loopback address.
     pub sources: (Address, Address),
     /// Where its processes are.
     pub cgroup: &'a Cgroup,
@@ -56,6 +60,8 @@ pub struct Found {
     pub listeners: usize,
     /// What is not attached that should be, by name.
     pub detached: Vec<&'static str>,
+    /// A program of another build is kept here.
+    pub older: bool,
     /// The number of the control group that the programs are attached to.
     pub cgroup: Option<String>,
     /// What the policy did not foresee, the latest first, and how long ago each was.
@@ -70,10 +76,10 @@ impl Capture<'_> {
 }
 
 impl Found {
-    /// Whether `capture` holds, whatever its generation.
+    /// Whether `capture` holds, whatever its generation, by programs of this build.
     #[must_use]
     pub fn holds(&self, capture: &Capture<'_>) -> bool {
-        self.differences(capture).is_empty()
+        !self.older && self.differences(capture).is_empty()
     }
 
     /// What does not hold of `capture`, as phrases.
@@ -183,15 +189,29 @@ impl Node {
         }
         let folder = self.pod(netns);
         let cgroup = cgroup_of(&folder);
-        let mut detached = match &cgroup {
+        let (mut detached, of_another) = match &cgroup {
             Some(cgroup) => self.detached(cgroup)?,
-            None => PROGRAMS.map(|(name, _)| name).to_vec(),
+            None => (PROGRAMS.map(|(name, _)| name).to_vec(), false),
         };
-        if link::severed(&folder.join(arrives()))? {
+        if !self.is_attached(&folder)? {
             detached.push("mesh_arrives");
         }
+        let older = of_another || own_programs(&folder)?.iter().any(|own| *own != folder.join(arrives()));
         let surprises = self.surprises(netns)?;
-        Ok(Found { namespace, lowered, addresses, counters, listeners, detached, cgroup, surprises })
+        Ok(Found { namespace, lowered, addresses, counters, listeners, detached, older, cgroup, surprises })
+    }
+
+    /// Whether an own program of the namespace of the folder is attached to it: that of this build, or of another.
+    fn is_attached(&self, folder: &Path) -> Result<bool> {
+        for path in own_programs(folder)? {
+            let program = pins::open(&path)?;
+            if let Some(program) = program
+                && link::state(&folder.join(LINK), &program)? == State::Attached
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn surprises(&self, netns: u64) -> Result<Vec<(SurpriseKey, Surprise, Duration)>> {
@@ -260,21 +280,40 @@ impl Node {
                 maps.counters.put(&key, &0)?;
             }
         }
-        let arrives = folder.join(arrives());
-        if link::severed(&arrives)? {
-            let program = self.arrival(netns)?;
-            if let Some(other) = arrival_link(&folder)?.filter(|other| *other != arrives) {
-                // Of another build: its program gives way at once, and the link goes on under the name of this one.
-                link::renew(&other, &program)?;
-                link::rename(&other, &arrives)?;
+        let program = match pins::open(&folder.join(arrives()))? {
+            Some(program) => program,
+            None => {
+                let program = self.arrival(netns)?;
+                pins::keep(&program, &folder.join(arrives()))?;
+                program
             }
-            let own = netns::open(Path::new(netns::OWN))?;
-            link::make(&arrives, &program, &own, Attach::BPF_SK_LOOKUP)?;
+        };
+        let own = netns::open(Path::new(netns::OWN))?;
+        link::make(&folder.join(LINK), &program, &own, Attach::BPF_SK_LOOKUP)?;
+        for other in own_programs(&folder)? {
+            if other != folder.join(arrives()) {
+                pins::remove(&other)?;
+            }
         }
         self.attach(capture.cgroup)?;
         // The links of the group before are kept until the policy holds in this one.
         pins::point(&folder.join("cgroup"), &Path::new("../../cgroups").join(id(capture.cgroup.id)))?;
         adopt::listeners(self, netns, capture.lowered)
+    }
+
+    /// Puts `addresses` in the place of those that are known as the namespace's own, and `sources` in that of those that
+    /// captured connections are sent from.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn readdress(&self, netns: u64, addresses: &[Address], sources: (Address, Address)) -> Result<()> {
+        let Some(namespace) = self.maps.namespaces.get(&netns)? else { return Ok(()) };
+        let all: Vec<_> =
+            addresses.iter().map(|address| (AddressKey { netns, address: *address }, 1)).collect();
+        self.maps.addresses.put_all(&all)?;
+        let (source_v4, source_v6) = sources;
+        self.maps.namespaces.put(&netns, &Namespace { source_v4, source_v6, ..namespace })?;
+        self.maps.addresses.remove_where(|key| key.netns == netns && !addresses.contains(&key.address))
     }
 
     /// Removes what is of no use to `capture`.
@@ -352,11 +391,7 @@ impl Node {
             let cookie = pod.file_name().and_then(|name| name.to_str());
             let cookie = cookie.and_then(|name| u64::from_str_radix(name, 16).ok());
             let cookie = cookie.ok_or_else(|| Error::refused(format!("{} is not ours", pod.display())))?;
-            let gone_with = match arrival_link(pod)? {
-                Some(link) => link::severed(&link)?,
-                None => true,
-            };
-            if gone_with {
+            if link::severed(&pod.join(LINK))? {
                 self.discard(cookie)?;
                 gone += 1;
             }

@@ -9,7 +9,7 @@ use crate::host::ebpf::{self, Node};
 use crate::host::{namespace, native};
 use crate::policy::settings::{Settings, Variant};
 use crate::rules::RuleSet;
-use crate::run::clean;
+use crate::run::{clean, ebpf as ebpf_run};
 use crate::sys::netns;
 
 /// What is taken out of a namespace that is still there.
@@ -53,6 +53,7 @@ impl Work {
                 if netns::has_more_than(&work.call.interface) {
                     work.journal.note("reason", "another interface is left");
                     *stays = true;
+                    ebpf_run::without(&work.call.interface, work.machine().left(settings.wait))?;
                     return Ok(Vec::new());
                 }
                 work.journal.step("remove");

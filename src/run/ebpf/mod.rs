@@ -167,22 +167,44 @@ fn prepare(request: &Request, cgroup: Cgroup, families: Families) -> Result<Read
     if own.is_of_other_users() {
         translate(&mut lowered, &userns::ids(&own.owner()?)?);
     }
-    // The passthrough address is there by the time that programs ask, but not yet, and nothing is sent from it unasked.
+    let passes = routing_of(request, families).routing.contains(&Routing::PassthroughAddress);
+    let (addresses, sources) = addresses(None, passes)?;
+    Ok(Ready { netns, lowered, sources, addresses, cgroup })
+}
+
+/// The host's addresses but those of the interface `but`, and which of them captured connections are sent from in each family.
+fn addresses(but: Option<&str>, passes: bool) -> Result<(Vec<Address>, (Address, Address))> {
+    // The passthrough address is there by the time that programs ask, but it may not be yet, and nothing is sent from it
+    // unasked.
     let passthrough = IpAddr::V6(crate::sys::routing::ADDRESS);
-    let mut own = netns::own_addresses()?;
+    let mut own = netns::own_addresses(but)?;
     own.retain(|address| *address != passthrough);
     let source = |v4: bool| {
         let mut of = own.iter().filter(|address| address.is_ipv4() == v4 && !netns::is_link_local(address));
-        let source =
-            netns::default_source(v4).filter(|source| *source != passthrough).or_else(|| of.next().copied());
-        source.map_or(Address::NONE, trie::address)
+        let source = netns::default_source(v4).filter(|source| own.contains(source));
+        source.or_else(|| of.next().copied()).map_or(Address::NONE, trie::address)
     };
     let sources = (source(true), source(false));
-    if routing_of(request, families).routing.contains(&Routing::PassthroughAddress) {
+    if passes {
         own.push(passthrough);
     }
-    let addresses = own.iter().map(|address| trie::address(*address)).collect();
-    Ok(Ready { netns, lowered, sources, addresses, cgroup })
+    Ok((own.iter().map(|address| trie::address(*address)).collect(), sources))
+}
+
+/// Takes the addresses of an interface that is about to go out of what is known as this host's own.
+///
+/// # Errors
+/// It cannot be written.
+pub(super) fn without(interface: &str, wait: Duration) -> Result<()> {
+    if !ebpf::may_be_here() {
+        return Ok(());
+    }
+    let Some(node) = Node::find(wait)? else { return Ok(()) };
+    let netns = netns::cookie()?;
+    let Some(found) = node.read(netns)? else { return Ok(()) };
+    let passthrough = trie::address(IpAddr::V6(crate::sys::routing::ADDRESS));
+    let (addresses, sources) = addresses(Some(interface), found.addresses.contains(&passthrough))?;
+    node.readdress(netns, &addresses, sources)
 }
 
 /// Ids as programs see them, who know those of the initial user namespace alone. Whom nobody there can be is left out.

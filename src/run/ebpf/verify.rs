@@ -9,7 +9,7 @@ use crate::backend::{Observed, choose};
 use crate::error::Result;
 use crate::eval::probing::{self, Direction, Probe};
 use crate::eval::sockets::Socket;
-use crate::host::ebpf::Found;
+use crate::host::ebpf::{Found, Node};
 use crate::host::probe::{self, Shown};
 use crate::host::{self, Machine, observe, preflight};
 use crate::policy::settings::{Ebpf, Settings, Variant};
@@ -18,7 +18,9 @@ use crate::policy::{CapturePolicy, Families, Family, Ipv6};
 use crate::report::{Checked, How, Verified};
 use crate::rules::RuleSet;
 use crate::run::verify::Asked;
+use crate::sys::bpf::cgroup;
 use crate::sys::lock::Lock;
+use crate::sys::{netns, sockets};
 
 /// How many surprises are worth a note; `status` tells all.
 const SURPRISES: usize = 4;
@@ -97,6 +99,10 @@ fn judge(
         (Some(found), None) => found.detached.iter().map(|name| format!("the program {name}")).collect(),
     };
     wrong.extend(differences_beside(&expected.beside, observed));
+    if let Some(found) = found {
+        let beyond = beyond_the_maps(found, &expected.policy, wait)?;
+        wrong.extend(beyond.into_iter().filter(|what| !wrong.contains(what)).collect::<Vec<_>>());
+    }
     let mut checked = Vec::new();
     for family in expected.families.list() {
         for direction in [Direction::Outbound, Direction::Inbound] {
@@ -114,6 +120,9 @@ fn judge(
             "no listener of the proxy's is known at port {}: what arrives is refused",
             expected.policy.proxy.inbound_port
         ));
+    }
+    if found.is_some_and(|found| found.older) {
+        notes.push("BPF programs of another build of mesh-init capture here: apply again puts this one's in their place".to_owned());
     }
     // Nothing of ours tries an inbound connection: these were others.
     let surprises = found.map(|found| told(&found.surprises)).unwrap_or_default();
@@ -162,7 +171,7 @@ fn tried(
     }
 }
 
-/// A proxy that listens gets the connection, and the programs count it; else a listener of our own gets a token.
+/// Where the proxy's port is free a listener of our own gets a token; else the programs count the connection, whoever gets it.
 fn outbound(
     probe: &Probe,
     destination: SocketAddr,
@@ -172,20 +181,37 @@ fn outbound(
     wait: Duration,
 ) -> Result<(How, String)> {
     let what = format!("tried {destination}");
-    if held {
-        let before = captured(wait)?;
-        let begun = probe::begin(probe);
-        return Ok(match (begun, captured(wait)?.wrapping_sub(before)) {
-            (_, 1..) => (How::Probe, format!("{what}: the programs sent it to the proxy")),
-            (Err(why), 0) => (How::Rules, format!("not tried: {why}")),
-            (Ok(()), 0) => (How::NotCaptured, format!("{what}: no program has sent it to the proxy")),
-        });
+    if !held && probe::run(probe, policy, family, false) == Shown::Token {
+        return Ok((How::Probe, what));
     }
-    Ok(match probe::run(probe, policy, family, held) {
-        Shown::Token | Shown::Conntrack => (How::Probe, what),
-        Shown::Untried(why) => (How::Rules, format!("not tried: {why}")),
-        Shown::Contradicts(seen) => (How::NotCaptured, format!("{what}: {seen}")),
+    let before = captured(wait)?;
+    let begun = probe::begin(probe);
+    Ok(match (begun, captured(wait)?.wrapping_sub(before)) {
+        (_, 1..) => (How::Probe, format!("{what}: the programs sent it to the proxy")),
+        (Err(why), 0) => (How::Rules, format!("not tried: {why}")),
+        (Ok(()), 0) => (How::NotCaptured, format!("{what}: no program has sent it to the proxy")),
     })
+}
+
+/// Programs that are others' than they are called, and listeners of the proxy's that the programs do not see.
+fn beyond_the_maps(found: &Found, policy: &CapturePolicy, wait: Duration) -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    if let Some(node) = Node::find(wait)? {
+        wrong.extend(node.altered(netns::cookie()?)?.iter().map(|name| format!("the program {name}")));
+    }
+    let group = found.cgroup.as_deref().and_then(|number| u64::from_str_radix(number, 16).ok());
+    let is_proxys = |uid: u32| policy.proxy.uids.iter().any(|of| of.number() == uid);
+    for port in BTreeSet::from([policy.proxy.port.number(), policy.proxy.inbound_port.number()]) {
+        // What cannot be told is taken for well.
+        let is_inside = |of: Option<u64>| cgroup::is_inside(of?, group?);
+        let listeners = sockets::listeners(port)?;
+        let mut of_proxy = listeners.iter().filter(|listener| is_proxys(listener.uid));
+        if of_proxy.any(|listener| is_inside(listener.cgroup) == Some(false)) {
+            wrong
+                .push(format!("the proxy's listener at port {port}, which is outside of the control group,"));
+        }
+    }
+    Ok(wrong)
 }
 
 /// How many connections were sent to the proxy's outbound port.

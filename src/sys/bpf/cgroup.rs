@@ -114,6 +114,31 @@ fn find(folder: &Path, uid: &str, depth: usize) -> Option<Cgroup> {
     inner.iter().filter(kubelets).find_map(|path| find(path, uid, deeper))
 }
 
+/// How deep control groups are looked for: more than anybody nests them.
+const NESTED: usize = 16;
+
+/// Whether the control group of the number `of` is that of `group`, or one inside it; nothing if either is not to be seen.
+#[must_use]
+pub fn is_inside(of: u64, group: u64) -> Option<bool> {
+    let mounted = mounts("cgroup2").ok()?.into_iter().next()?;
+    let group = by_number(&mounted, group, NESTED)?;
+    match by_number(&group, of, NESTED) {
+        Some(_) => Some(true),
+        None => by_number(&mounted, of, NESTED).map(|_| false),
+    }
+}
+
+/// The folder of that number, at `folder` or below.
+fn by_number(folder: &Path, number: u64, depth: usize) -> Option<PathBuf> {
+    if std::fs::metadata(folder).is_ok_and(|about| about.ino() == number) {
+        return Some(folder.to_owned());
+    }
+    let deeper = depth.checked_sub(1)?;
+    let inner = std::fs::read_dir(folder).ok()?.flatten();
+    let mut folders = inner.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.find_map(|entry| by_number(&entry.path(), number, deeper))
+}
+
 /// The control group of the folder `path`.
 ///
 /// # Errors

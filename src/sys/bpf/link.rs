@@ -37,6 +37,16 @@ pub fn state(path: &Path, program: &OwnedFd) -> Result<State> {
     Ok(if info.program == wanted.id { State::Attached } else { State::Other })
 }
 
+/// What tells a program's instructions from others'.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn tag(program: &OwnedFd) -> Result<[u8; 8]> {
+    call::program_info(program)
+        .map(|info| info.tag)
+        .map_err(|errno| explain("looking at a BPF program", errno))
+}
+
 /// Whether what the link under `path` was attached to is gone; a link that is not there is.
 ///
 /// # Errors
@@ -66,18 +76,6 @@ pub fn renew(path: &Path, program: &OwnedFd) -> Result<()> {
         Ok(()) | Err(Errno::ENOLINK) => Ok(()),
         Err(errno) => Err(explain(&format!("replacing the program of {}", path.display()), errno)),
     }
-}
-
-/// Keeps what is kept under `from` under `to`, and no more under `from`.
-///
-/// # Errors
-/// It cannot be kept.
-pub fn rename(from: &Path, to: &Path) -> Result<()> {
-    if let Some(link) = pins::open(from)? {
-        pins::remove(to)?;
-        pins::keep(&link, to)?;
-    }
-    pins::remove(from)
 }
 
 /// Attaches `program` to `target` and keeps that under `path`. Where another one of ours is attached it takes its place at

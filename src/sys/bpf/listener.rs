@@ -10,19 +10,6 @@ use nix::libc;
 use crate::error::Result;
 use crate::sys::{fs, sockets};
 
-/// `TCP_LISTEN` (include/net/tcp_states.h).
-const LISTEN: u8 = 10;
-
-/// The listeners at `port` in the calling thread's network namespace.
-///
-/// # Errors
-/// The kernel does not list them.
-pub fn find(port: u16) -> Result<Vec<sockets::Tcp>> {
-    let mut found = sockets::tcp()?;
-    found.retain(|socket| socket.state == LISTEN && socket.local.port() == port);
-    Ok(found)
-}
-
 /// A descriptor of our own for a socket that some process has; nothing if no process can be looked into that has it.
 ///
 /// # Errors

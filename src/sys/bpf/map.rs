@@ -11,8 +11,8 @@ use mesh_init_abi::{
 };
 use nix::errno::Errno;
 
-use super::call;
 use super::object::explain;
+use super::{call, element};
 use crate::error::{Error, Result};
 
 /// What is nothing but its bytes.
@@ -93,7 +93,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
     pub fn get(&self, key: &K) -> Result<Option<V>> {
         let mut value = V::ANY;
         // SAFETY: `new` has compared the sizes.
-        match unsafe { call::map_lookup(self.fd.as_fd(), key, &mut value) } {
+        match unsafe { element::lookup(self.fd.as_fd(), key, &mut value) } {
             Ok(()) => Ok(Some(value)),
             Err(Errno::ENOENT) => Ok(None),
             Err(errno) => Err(self.failed("reading", errno)),
@@ -106,7 +106,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
     /// The kernel's.
     pub fn put(&self, key: &K, value: &V) -> Result<()> {
         // SAFETY: `new` has compared the sizes, and what is plain has no padding.
-        unsafe { call::map_update(self.fd.as_fd(), key, value) }
+        unsafe { element::update(self.fd.as_fd(), key, value) }
             .map_err(|errno| self.failed("writing to", errno))
     }
 
@@ -116,7 +116,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
     /// The kernel's.
     pub fn remove(&self, key: &K) -> Result<()> {
         // SAFETY: `new` has compared the sizes, and what is plain has no padding.
-        match unsafe { call::map_delete(self.fd.as_fd(), key) } {
+        match unsafe { element::delete(self.fd.as_fd(), key) } {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             Err(errno) => Err(self.failed("removing from", errno)),
         }
@@ -132,7 +132,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
             return Ok(());
         }
         // SAFETY: `new` has compared the sizes, and what is plain has no padding.
-        unsafe { call::map_put_all(self.fd.as_fd(), &keys, &values) }
+        unsafe { element::put_all(self.fd.as_fd(), &keys, &values) }
             .map_err(|errno| self.failed("writing to", errno))
     }
 
@@ -145,7 +145,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
             return Ok(());
         }
         // SAFETY: `new` has compared the sizes, and what is plain has no padding.
-        match unsafe { call::map_delete_all(self.fd.as_fd(), keys) } {
+        match unsafe { element::delete_all(self.fd.as_fd(), keys) } {
             Ok(()) => Ok(()),
             // Somebody else has taken one of them.
             Err(Errno::ENOENT) => keys.iter().try_for_each(|key| self.remove(key)),
@@ -161,13 +161,13 @@ impl<K: Plain, V: Plain> Map<K, V> {
         // A bucket is read at once, and has few; so few namespaces are read by one call.
         let mut room = 512;
         let mut entries = Vec::new();
-        let mut from: Option<call::Cursor> = None;
+        let mut from: Option<element::Cursor> = None;
         loop {
             let (mut keys, mut values) = (vec![K::ANY; room], vec![V::ANY; room]);
-            let mut to = call::Cursor::default();
+            let mut to = element::Cursor::default();
             // SAFETY: `new` has compared the sizes, of which none is larger than a cursor.
             let read =
-                unsafe { call::map_entries(self.fd.as_fd(), from.as_ref(), &mut to, &mut keys, &mut values) };
+                unsafe { element::entries(self.fd.as_fd(), from.as_ref(), &mut to, &mut keys, &mut values) };
             match read {
                 Ok((count, more)) => {
                     entries.extend(keys.into_iter().zip(values).take(count));
@@ -216,7 +216,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
         loop {
             let mut next = K::ANY;
             // SAFETY: `new` has compared the sizes.
-            match unsafe { call::map_next(self.fd.as_fd(), keys.last(), &mut next) } {
+            match unsafe { element::next(self.fd.as_fd(), keys.last(), &mut next) } {
                 Ok(()) if keys.first() == Some(&next) => return Ok(keys),
                 Ok(()) => keys.push(next),
                 Err(Errno::ENOENT) => return Ok(keys),

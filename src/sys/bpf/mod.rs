@@ -2,6 +2,7 @@
 
 mod call;
 pub mod cgroup;
+mod element;
 pub mod feature;
 pub mod link;
 pub mod listener;

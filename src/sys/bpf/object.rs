@@ -14,6 +14,7 @@ use aya_obj::{EbpfSectionKind, Map, ProgramSection};
 use nix::errno::Errno;
 
 use super::call::{self, Code, Says, Shape, Types};
+use super::element;
 use crate::error::{Class, Error, Result};
 
 /// `BPF_F_RDONLY_PROG`: programs cannot write, so the verifier knows the values.
@@ -161,7 +162,7 @@ fn shape(map: &Map) -> Shape {
 fn constants(map: &Map) -> nix::Result<OwnedFd> {
     let shape = Shape { flags: map.map_flags() | CONSTANT, ..shape(map) };
     let fd = call::map_create(".rodata", shape, None)?;
-    call::map_fill(fd.as_fd(), map.data())?;
+    element::fill(fd.as_fd(), map.data())?;
     call::map_freeze(fd.as_fd())?;
     Ok(fd)
 }

@@ -21,7 +21,7 @@ use crate::support::users::Users;
 use crate::support::wire::{self, HERE, THERE, settle, two_hosts};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let list: [(&str, fn()); 15] = [
+    let list: [(&str, fn()); 17] = [
         ("until_del", until_del),
         ("of_an_istio_pod", of_an_istio_pod),
         ("of_a_pod_with_users_of_its_own", of_a_pod_with_users_of_its_own),
@@ -36,6 +36,8 @@ pub(crate) fn cases() -> Vec<Case> {
         ("control_group_of_the_capability", control_group_of_the_capability),
         ("control_group_of_the_configuration", control_group_of_the_configuration),
         ("control_group_that_is_not_there", control_group_that_is_not_there),
+        ("interface_that_goes", interface_that_goes),
+        ("upgrade_of_the_plugin", upgrade_of_the_plugin),
         ("status_tries_what_is_needed", status_tries_what_is_needed),
     ];
     list.map(|(name, body)| Case::new(&format!("cni::sockets::{name}"), body)).into()
@@ -362,8 +364,8 @@ fn two_interfaces_of_a_pod() {
         at("DEL", order[0]).run().silent();
         assert!(is_captured(&pod), "{} is left", order[1]);
         assert_eq!(kept("attachments"), [format!("c1@{}", order[1])]);
-        at("CHECK", order[1]).run().silent();
         pod.ip(&format!("link del {}", order[0]));
+        at("CHECK", order[1]).run().silent();
         at("DEL", order[1]).run().silent();
         assert!(!is_captured(&pod));
         nothing_is_kept();
@@ -469,4 +471,42 @@ fn status_tries_what_is_needed() {
         let answer = call.run();
         answer.fails(50).says(&format!("CAP_{}", lack.to_uppercase()));
     }
+}
+
+/// The pod loses its second network: what is left of it is as it should be.
+fn interface_that_goes() {
+    let cgroup = node();
+    let keys = keys(&cgroup);
+    let network = Netns::new("network");
+    let pod = pod("pod");
+    let at = |verb, interface: &str| call(verb, &pod, "c1", &keys).env("CNI_IFNAME", interface);
+    for (interface, address) in [("eth0", "10.0.0.1/24"), ("net1", "10.1.0.1/24")] {
+        wire::connect(&pod, interface, &network, interface);
+        pod.ip(&format!("addr add {address} dev {interface}"));
+        settle(&[&pod]);
+        at("ADD", interface).run().ok();
+    }
+    at("DEL", "net1").run().silent();
+    pod.ip("link del net1");
+    at("CHECK", "eth0").run().silent();
+}
+
+/// A pod that runs is captured by the plugin's older build; another one comes by the newer.
+fn upgrade_of_the_plugin() {
+    use std::os::unix::fs::PermissionsExt;
+    let cgroup = node();
+    let keys = keys(&cgroup);
+    let mut program = fs::read(crate::support::command::MESH_INIT).expect("the program under test");
+    for at in 0..program.len() - 13 {
+        if program[at..].starts_with(b"Dual MIT/GPL\0") {
+            program[at..at + 13].copy_from_slice(b"Dual BSD/GPL\0");
+        }
+    }
+    fs::write("/run/mesh-init", program).expect("ours");
+    fs::set_permissions("/run/mesh-init", fs::Permissions::from_mode(0o755)).expect("ours");
+    let (first, second) = (pod("first"), pod("second"));
+    call("ADD", &first, "c1", &keys).through(&["sh", "-c", "exec /run/mesh-init"]).run().ok();
+    call("ADD", &second, "c2", &keys).run().ok();
+    assert!(is_captured(&first) && is_captured(&second));
+    call("CHECK", &first, "c1", &keys).run().silent();
 }

@@ -100,8 +100,9 @@ fn mapped() {
         });
         assert_eq!(peer, to, "getpeername");
         let host = if to.ip().to_canonical().is_ipv4() { Family::V4 } else { Family::V6 };
+        let expected = if host == Family::V4 { vec![HERE, HERE_FAR] } else { vec![LOOPBACK] };
         assert!(
-            [HERE, HERE_FAR].map(|own| own.ip(host)).contains(&own.ip().to_canonical()),
+            expected.iter().any(|expected| expected.ip(host) == own.ip().to_canonical()),
             "getsockname is {own}"
         );
         assert_eq!(own.is_ipv4(), to.is_ipv4(), "{own}");

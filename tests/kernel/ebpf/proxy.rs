@@ -26,6 +26,7 @@ pub(super) const CASES: &[Named] = &[
     ("proxy::there_first", there_first),
     ("proxy::listens_again", listens_again),
     ("proxy::listener_of_mptcp", listener_of_mptcp),
+    ("proxy::hears_of_a_client_that_is_gone", hears_of_a_client_that_is_gone),
 ];
 
 const REFUSED: &str = "Connection refused (os error 111)";
@@ -266,4 +267,37 @@ fn listener_of_mptcp() {
     drop(listening);
     let _proxy = serve(&pod);
     all_captured(&pod);
+}
+
+/// A client that has closed while the proxy still has something to say: the proxy is told by a reset, as it is behind rules.
+fn hears_of_a_client_that_is_gone() {
+    use std::io::Write;
+    use std::net::TcpStream;
+    let (ruled, _there) = crate::support::wire::two_hosts();
+    for family in Family::BOTH {
+        ruled.ip(&format!("route replace default via {}", THERE.ip(family)));
+    }
+    let words = ["apply"].into_iter().chain(POD.split(' ')).chain(["--backend", "nftables"]);
+    mesh_init(&ruled, &words.collect::<Vec<_>>()).ok();
+    let pod = Pod::bare();
+    pod.apply(POD);
+    let mut unheard = Vec::new();
+    for (what, here) in [("rules", &ruled), ("sockets", &pod.here)] {
+        for family in Family::BOTH {
+            let make = || listener(SocketAddr::new(any(family), 15001), Shared::Nothing);
+            let listening = here.run_as(PROXY, make);
+            let client = here.run_as(APP, || TcpStream::connect(THERE.port(family, 80)).expect("captured"));
+            let (mut accepted, _) = listening.accept().expect("a connection");
+            drop(client);
+            let begin = Instant::now();
+            while accepted.write_all(b"more").is_ok() {
+                if begin.elapsed() > Duration::from_secs(2) {
+                    unheard.push((what, family));
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+    assert_eq!(unheard, [], "the proxy never heard of it");
 }

@@ -28,6 +28,11 @@ pub(super) const CASES: &[Named] = &[
     ("verifies::nobody_listens", nobody_listens),
     ("verifies::somebody_else_listens", somebody_else_listens),
     ("verifies::rules_beside", rules_beside),
+    ("verifies::another_program_by_its_pin", another_program_by_its_pin),
+    ("verifies::rules_beside_are_a_fault", rules_beside_are_a_fault),
+    ("verifies::proxy_outside_the_control_group", proxy_outside_the_control_group),
+    ("verifies::port_that_is_bound", port_that_is_bound),
+    ("verifies::without_a_route", without_a_route),
 ];
 
 /// What `verify` answers, of the policy that is there and of `POD`: the same.
@@ -166,7 +171,7 @@ fn another_program_by_a_link() {
     pod.apply(POD);
     serve_proxy(&pod.here);
     let answers_one = [insn(0xb7, 0, 0, 0, 1), insn(0x95, 0, 0, 0, 0)];
-    for (name, program, attach) in PROGRAMS.into_iter().filter(|(name, _, _)| *name != "arrives") {
+    for (name, program, attach) in PROGRAMS {
         bpf::replace(&pins::link(name), Kind { program, attach }, &answers_one);
         is_named(&pod, told(name));
         pod.apply(POD);
@@ -284,4 +289,71 @@ fn rules_beside() {
         of(&pod, POD).code(0);
         pod.clean();
     }
+}
+
+/// A program that was put in the place of ours among those that are kept, and attached.
+fn another_program_by_its_pin() {
+    let pod = Pod::bare();
+    serve_apps(&pod.here, &pod.there);
+    pod.apply(POD);
+    serve_proxy(&pod.here);
+    let programs = fs::read_dir(std::path::Path::new(super::KEPT).join("programs")).expect("kept");
+    let kept = programs.flatten().next().expect("a build").path().join("mesh_connect4");
+    fs::remove_file(&kept).expect("a program");
+    let kind = Kind { program: 18, attach: 10 };
+    let passes = [insn(0xb7, 0, 0, 0, 1), insn(0x95, 0, 0, 0, 0)];
+    bpf::replace_and_keep(&pins::link("mesh_connect4"), kind, &passes, &kept);
+    dial(&pod.here, APP, THERE.port(Family::V4, 80)).untouched_to("there");
+    judge(of(&pod, &format!("{POD} --quick")), BROKEN, 126);
+}
+
+/// Both capture: what arrives is redirected to the proxy's port before its listener is looked up, and the proxy is told that one.
+fn rules_beside_are_a_fault() {
+    let pod = Pod::bare();
+    serve_apps(&pod.here, &pod.there);
+    let words = ["apply"].into_iter().chain(POD.split(' ')).chain(Variant::Native.flags());
+    mesh_init(&pod.here, &words.collect::<Vec<_>>()).ok();
+    let saved = Family::BOTH.map(|family| native(&pod.here, family, &[]));
+    mesh_init(&pod.here, &["clean"]).ok();
+    pod.apply(POD);
+    saved.iter().for_each(|text| drop(Run::with_input(&pod.here, "nft", &["-f", "-"], text).ok()));
+    serve_proxy(&pod.here);
+    let seen = dial(&pod.there, APP, HERE.port(Family::V4, 80)).answer.expect("the proxy");
+    assert_eq!(seen.original, Some(HERE.port(Family::V4, 15006)), "the proxy's own port: {seen}");
+    of(&pod, POD).code(126).says("which captures a second time");
+}
+
+/// It gets what is sent out without being told for whom that is meant, and nothing that arrives.
+fn proxy_outside_the_control_group() {
+    let pod = Pod::bare();
+    serve_apps(&pod.here, &pod.there);
+    pod.apply(POD);
+    pod.cgroup.outside(|| serve_proxy(&pod.here));
+    let seen = dial(&pod.here, APP, THERE.port(Family::V4, 80)).answer.expect("the proxy");
+    assert_eq!((seen.name.as_str(), seen.original), ("outbound", None), "{seen}");
+    assert!(dial(&pod.there, APP, HERE.port(Family::V4, 80)).answer.is_err());
+    of(&pod, POD).code(126).says("control group");
+}
+
+/// Somebody has the proxy's port and does not listen yet, as a proxy that is starting, or one that has just ended.
+fn port_that_is_bound() {
+    let pod = with_routes();
+    pod.apply(POD);
+    let _bound = pod.here.run_as(PROXY, || {
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
+        use std::os::fd::AsRawFd;
+        let socket =
+            socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("one");
+        let at: std::net::SocketAddr = "0.0.0.0:15001".parse().expect("an address");
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(at)).expect("a free port");
+        socket
+    });
+    of(&pod, POD).code(0);
+}
+
+/// No route is needed for what is captured, and none to try it.
+fn without_a_route() {
+    let pod = Pod::bare();
+    pod.apply(POD);
+    judge(of(&pod, POD), HOLDS, 0);
 }

@@ -40,13 +40,15 @@ pub(super) enum Difference {
     PassesThrough,
     /// A host with several addresses is seen by one of them, for nobody asks which way the connection would have gone.
     OneAddress,
+    /// TCP connections of IPv6 come from `::1`: from another address the kernel sends no resets to it.
+    Loopback,
     /// A socket that is bound to a port, and to no address, cannot be given one: it is seen as the loopback one.
     BoundToPort,
 }
 
 impl Difference {
-    pub(super) const ALL: [Self; 4] =
-        [Self::TrueAddress, Self::PassesThrough, Self::OneAddress, Self::BoundToPort];
+    pub(super) const ALL: [Self; 5] =
+        [Self::TrueAddress, Self::PassesThrough, Self::OneAddress, Self::Loopback, Self::BoundToPort];
 }
 
 /// What became of the connections of a policy, or of several.
@@ -281,8 +283,11 @@ fn at_sockets(
         let (source, difference) = match manner {
             Manner::Bound => (LOOPBACK.ip(attempt.family()), Difference::BoundToPort),
             Manner::Free | Manner::Mapped | Manner::Unconnected | Manner::MappedUnconnected => {
-                let source = if conn.local { conn.source.ip() } else { scene.source(attempt.family()) };
-                (source, Difference::OneAddress)
+                match (attempt.family(), conn.local) {
+                    (Family::V6, _) if !attempt.udp => (LOOPBACK.ip(Family::V6), Difference::Loopback),
+                    (_, true) => (conn.source.ip(), Difference::OneAddress),
+                    (family, false) => (scene.source(family), Difference::OneAddress),
+                }
             }
         };
         if source != conn.source.ip() {
