@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::bpf_sock;
 use mesh_init_abi::{OwnerFlags, OwnerKind, SockFlags};
 
-use crate::policy::{Here, Owner, netns};
+use crate::policy::{Here, Owner, is_in_proxys_group, netns};
 use crate::{maps, read, write};
 
 const AF_INET: u32 = 2;
@@ -18,16 +18,15 @@ pub fn made(socket: *mut bpf_sock) -> i32 {
     if (family != AF_INET && family != AF_INET6) || (kind != STREAM && kind != DATAGRAM) {
         return 1;
     }
-    if maps::NAMESPACES.get(&netns(socket)).is_none() {
-        return 1;
-    }
+    let Some(namespace) = maps::NAMESPACES.get(&netns(socket)) else { return 1 };
     // Without memory the caller is asked about later.
     let Some(sock) = maps::SOCKS.of_or_new(socket) else { return 1 };
     let sock = sock.as_ptr();
-    let Owner { uid, gid } = Owner::now();
+    let Owner { uid, gid, .. } = Owner::now();
     write!(sock, uid, uid);
     write!(sock, gid, gid);
-    write!(sock, flags, SockFlags::MADE);
+    let flags = SockFlags::OF_PROXY.only_if(is_in_proxys_group(namespace));
+    write!(sock, flags, flags.and(SockFlags::MADE));
     1
 }
 
@@ -51,7 +50,7 @@ pub fn bound(socket: *mut bpf_sock) -> i32 {
     let owner = Owner::of(maps::SOCKS.of(socket));
     let user = here.owner(OwnerKind::USER, owner.uid);
     let group = here.owner(OwnerKind::GROUP, owner.gid);
-    if !user.and(group).has(OwnerFlags::PROXY) {
+    if !user.and(group).and(owner.proxy).has(OwnerFlags::PROXY) {
         return 1;
     }
     // Without memory it gets nothing, and what arrives is refused.

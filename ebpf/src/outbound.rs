@@ -141,7 +141,7 @@ fn divert(context: *mut bpf_sock_addr, to: Endpoint, ipv6: bool, hook: Hook, cal
         port,
         networks: here.networks(address),
         ports: here.ports(port),
-        user: here.owner(OwnerKind::USER, owner.uid),
+        user: here.owner(OwnerKind::USER, owner.uid).and(owner.proxy),
         group: here.owner(OwnerKind::GROUP, owner.gid),
     };
     let decision = decide(&here.policy, &flow);

@@ -3,6 +3,7 @@
 use core::ptr::NonNull;
 
 use aya_ebpf::helpers::bpf_get_current_uid_gid;
+use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
 use mesh_init_abi::{
     Address, Clause, CounterKey, Meaning, Namespace, NetFlags, NetKey, OwnerFlags, OwnerKey, OwnerKind,
     Policy, PolicyFlags, PortFlags, PortKey, Sock, SockFlags,
@@ -27,6 +28,8 @@ pub struct Owner {
     pub uid: u32,
     /// The group.
     pub gid: u32,
+    /// The proxy, if it is by its control group.
+    pub proxy: OwnerFlags,
 }
 
 impl Here {
@@ -116,8 +119,13 @@ impl Owner {
     pub fn of(sock: Option<NonNull<Sock>>) -> Owner {
         if let Some(sock) = sock {
             let sock = sock.as_ptr();
-            if SockFlags(read!(sock, flags.0)).has(SockFlags::MADE) {
-                return Owner { uid: read!(sock, uid), gid: read!(sock, gid) };
+            let flags = SockFlags(read!(sock, flags.0));
+            if flags.has(SockFlags::MADE) {
+                // No branch: the verifier would follow both ways of it.
+                let proxy = OwnerFlags(
+                    (flags.0 & SockFlags::OF_PROXY.0) / SockFlags::OF_PROXY.0 * OwnerFlags::PROXY.0,
+                );
+                return Owner { uid: read!(sock, uid), gid: read!(sock, gid), proxy };
             }
         }
         Owner::now()
@@ -128,8 +136,29 @@ impl Owner {
     #[expect(clippy::cast_possible_truncation, reason = "two ids in one number, bpf-helpers(7)")]
     pub fn now() -> Owner {
         let both = bpf_get_current_uid_gid();
-        Owner { uid: both as u32, gid: (both >> 32) as u32 }
+        Owner { uid: both as u32, gid: (both >> 32) as u32, proxy: OwnerFlags::NONE }
     }
+}
+
+/// How deep a control group is looked for among those that the caller's is in.
+const NESTED: i32 = 12;
+
+/// Whether who asks now runs in the proxy's control group, or in one inside it.
+#[inline(always)]
+pub fn is_in_proxys_group(namespace: NonNull<Namespace>) -> bool {
+    let namespace = namespace.as_ptr();
+    let (low, high) = (read!(namespace, proxy_group), read!(namespace, proxy_group_end));
+    let group = u64::from(high) << 32 | u64::from(low);
+    if group == 0 {
+        return false;
+    }
+    for level in 0..NESTED {
+        // SAFETY: the helper takes a number; what there is none at is 0.
+        if unsafe { bpf_get_current_ancestor_cgroup_id(level) } == group {
+            return true;
+        }
+    }
+    false
 }
 
 /// The cookie of the namespace of the context's socket.

@@ -35,6 +35,7 @@ pub enum Key {
     Layout,
     Backend,
     Cgroup,
+    ProxyCgroup,
     IptablesVariant,
     Netns,
     Host,
@@ -338,6 +339,11 @@ pub const OPTIONS: &[Opt] = &[
         value: "PATH",
         help: "with --backend ebpf: capture the processes of this control group only [default: all]",
         ..row(Key::Cgroup, "cgroup", Kind::One, Part::Making)
+    },
+    Opt {
+        value: "PATH",
+        help: "with --backend ebpf: the proxy is also who runs in this control group [default: users and groups alone]",
+        ..row(Key::ProxyCgroup, "proxy-cgroup", Kind::One, Part::Making)
     },
     Opt {
         value: "auto|legacy|nft",

@@ -56,6 +56,8 @@ pub enum Output {
 pub struct Ebpf {
     /// The control group whose processes are captured; `None` is the root, with all there are.
     pub cgroup: Option<PathBuf>,
+    /// The control group in which only the proxy runs.
+    pub proxy_cgroup: Option<PathBuf>,
 }
 
 /// How to work.

@@ -118,8 +118,8 @@ fn settings_of(values: &mut Values<'_>) -> Settings {
         let problem = format!("has no meaning for --backend {by}");
         values.faults.option(given, problem, "leave one of the two out");
     }
-    let cgroup = values.one(Key::Cgroup);
-    if let (Some(given), true) = (cgroup, backend != Backend::Ebpf) {
+    let [cgroup, proxy_cgroup] = [Key::Cgroup, Key::ProxyCgroup].map(|key| values.one(key));
+    for given in [cgroup, proxy_cgroup].into_iter().flatten().filter(|_| backend != Backend::Ebpf) {
         values.faults.option(
             given,
             "has no effect without --backend ebpf",
@@ -143,8 +143,10 @@ fn settings_of(values: &mut Values<'_>) -> Settings {
         output: values.word(Key::Output, Output::Text, &[("text", Output::Text), ("json", Output::Json)]),
         variant: if backend == Backend::Nftables { Some(Variant::Native) } else { variant },
         iptables: backend == Backend::Iptables,
-        ebpf: (backend == Backend::Ebpf)
-            .then_some(Ebpf { cgroup: cgroup.map(|given| PathBuf::from(&given.text)) }),
+        ebpf: (backend == Backend::Ebpf).then(|| Ebpf {
+            cgroup: cgroup.map(|given| PathBuf::from(&given.text)),
+            proxy_cgroup: proxy_cgroup.map(|given| PathBuf::from(&given.text)),
+        }),
     }
 }
 
@@ -379,7 +381,7 @@ fn few_owners(values: &mut Values<'_>, policy: &CapturePolicy) {
 fn identities(values: &mut Values<'_>, policy: &CapturePolicy, layout: Option<Layout>) {
     let Proxy { uids, gids, .. } = &policy.proxy;
     let none_named = !values.raw.has(Key::ProxyGid) || values.given_empty(Key::ProxyGid);
-    if values.given_empty(Key::ProxyUid) && none_named {
+    if values.given_empty(Key::ProxyUid) && none_named && !values.raw.has(Key::ProxyCgroup) {
         let remedy = "give the user (-u) or the group (-g) that the proxy runs as";
         values.faults.whole("no proxy user or group is left, so the proxy would capture itself", remedy);
     }

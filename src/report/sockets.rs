@@ -31,6 +31,8 @@ pub struct AtSockets {
     pub detached: Vec<String>,
     /// The number of the control group that the programs are attached to.
     pub cgroup: Option<String>,
+    /// The number of the control group in which only the proxy runs, if it is known by one.
+    pub proxy_cgroup: Option<String>,
     /// What the policy did not foresee, the latest first.
     pub surprises: Vec<Told>,
 }
@@ -113,6 +115,9 @@ impl AtSockets {
         };
         let mut lines = vec![what, format!("layout {} on ebpf, {families}{state}", layout(policy))];
         lines.extend(self.detached.iter().map(|name| format!("not attached: {name}")));
+        lines.extend(
+            self.proxy_cgroup.as_ref().map(|group| format!("the proxy is control group {group}, too")),
+        );
         lines.push(format!("{} of the proxy's known", plural(self.listeners, "inbound listener")));
         lines.push(String::new());
         lines.push(format!("{:<28} {:>12}", "rule", "connections"));
@@ -147,6 +152,7 @@ impl AtSockets {
             "listeners": self.listeners,
             "detached": self.detached,
             "cgroup": self.cgroup,
+            "proxyCgroup": self.proxy_cgroup,
             "rules": self.counters.iter().filter_map(counter).collect::<Vec<_>>(),
             "surprises": self.surprises.iter().map(Told::json).collect::<Vec<_>>(),
             "policy": self.policy.as_ref().map(to_json),

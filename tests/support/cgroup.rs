@@ -55,6 +55,22 @@ impl Cgroup {
         answer
     }
 
+    /// Runs `work` while this process is in a group inside this one, so that the sockets it makes belong there.
+    pub(crate) fn inside<T>(&self, name: &str, work: impl FnOnce() -> T) -> T {
+        let inner = self.inner(name);
+        join(&inner);
+        let answer = work();
+        self.come_in();
+        answer
+    }
+
+    /// A group inside this one.
+    pub(crate) fn inner(&self, name: &str) -> PathBuf {
+        let inner = self.folder.join(name);
+        fs::create_dir_all(&inner).expect("a group of ours");
+        inner
+    }
+
     fn come_in(&self) {
         join(&self.folder);
     }
@@ -65,13 +81,21 @@ impl Drop for Cgroup {
         join(&self.root);
         // A thread that is ending is in it until it has ended; a socket of one that still runs does not hold it.
         let end = Instant::now() + Duration::from_secs(3);
-        for folder in [&self.folder, &self.parent] {
+        for folder in groups(&self.folder).iter().chain([&self.parent]) {
             while let Err(error) = fs::remove_dir(folder) {
                 assert!(Instant::now() < end, "removing {}: {error}", folder.display());
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
     }
+}
+
+/// A group, after all that are in it.
+fn groups(folder: &Path) -> Vec<PathBuf> {
+    let inner = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut all: Vec<_> = inner.filter(|path| path.is_dir()).flat_map(|path| groups(&path)).collect();
+    all.push(folder.to_owned());
+    all
 }
 
 fn join(group: &Path) {

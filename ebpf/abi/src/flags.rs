@@ -121,5 +121,7 @@ flags! {
         BOUND = 5;
         /// It was sent elsewhere by a call that is not through all programs yet.
         FRESH = 6;
+        /// It was made in the proxy's control group.
+        OF_PROXY = 7;
     }
 }

@@ -60,6 +60,10 @@ pub struct Namespace {
     pub source_v4: Address,
     /// The same of IPv6, but for TCP.
     pub source_v6: Address,
+    /// The number of the control group in which only the proxy runs, its lower half; zero if there is none.
+    pub proxy_group: u32,
+    /// The upper half.
+    pub proxy_group_end: u32,
 }
 
 /// A network. LPM trie (`struct bpf_lpm_trie_key_u8`, include/uapi/linux/bpf.h), to [`NetFlags`].
@@ -198,8 +202,9 @@ const _: () = {
     assert!(offset_of!(Policy, meaning) == 4 && offset_of!(Policy, flags) == 8);
     assert!(offset_of!(Policy, outbound_port) == 12 && offset_of!(Policy, inbound_port) == 14);
     assert!(offset_of!(Policy, tunnel_port) == 16 && offset_of!(Policy, dns_port) == 18);
-    assert!(size_of::<Namespace>() == 52 && align_of::<Namespace>() == 4);
+    assert!(size_of::<Namespace>() == 60 && align_of::<Namespace>() == 4);
     assert!(offset_of!(Namespace, source_v4) == 20 && offset_of!(Namespace, source_v6) == 36);
+    assert!(offset_of!(Namespace, proxy_group) == 52 && offset_of!(Namespace, proxy_group_end) == 56);
     assert!(size_of::<AddressKey>() == 24 && offset_of!(AddressKey, address) == 8);
     assert!(size_of::<CounterKey>() == 16 && offset_of!(CounterKey, clause) == 8);
     assert!(offset_of!(CounterKey, reserved) == 12);

@@ -3,17 +3,18 @@
 use mesh_init_abi::{LISTENERS, ListenerKey, OwnerFlags, OwnerKind, Sock, SockFlags};
 
 use super::node::Node;
-use crate::backend::ebpf::lower::Lowered;
+use super::pod::Capture;
 use crate::error::{Class, Error, Result};
-use crate::sys::bpf::listener;
+use crate::sys::bpf::{cgroup, listener};
 use crate::sys::sockets;
 
 /// Enters the proxy's listeners that were there before its sockets were looked at: those of the users that the policy names
-/// as the proxy's. The kernel does not tell the group of a socket's maker.
+/// as the proxy's, and of its control group. The kernel does not tell the group of a socket's maker.
 ///
 /// # Errors
 /// A process that has one cannot be looked into: what arrives would be refused.
-pub(super) fn listeners(node: &Node, netns: u64, lowered: &Lowered) -> Result<()> {
+pub(super) fn listeners(node: &Node, netns: u64, capture: &Capture<'_>) -> Result<()> {
+    let lowered = capture.lowered;
     let maps = &node.maps;
     let port = lowered.policy.inbound_port;
     let key = |place| ListenerKey { netns, place, port: u32::from(port) };
@@ -30,7 +31,12 @@ pub(super) fn listeners(node: &Node, netns: u64, lowered: &Lowered) -> Result<()
         said.is_some_and(|(_, flags)| flags.has(OwnerFlags::PROXY))
     };
     let found = sockets::listeners(port)?;
-    let new = found.iter().filter(|found| is_proxy(found.uid) && !known.contains(&found.cookie));
+    let is_in_group = |listener: &sockets::Tcp| {
+        let group = Some(capture.proxy_group).filter(|group| *group != 0);
+        group.zip(listener.cgroup).and_then(|(group, of)| cgroup::is_inside(of, group)) == Some(true)
+    };
+    let is_proxys = |listener: &&sockets::Tcp| is_proxy(listener.uid) || is_in_group(listener);
+    let new = found.iter().filter(is_proxys).filter(|found| !known.contains(&found.cookie));
     for found in new {
         let first = ListenerKey::first(found.local.is_ipv6());
         // More than fit are no better than those that do.

@@ -268,7 +268,8 @@ pub(super) fn cgroup_of(pod: &Path) -> Option<String> {
 }
 
 /// A number as a name.
-pub(super) fn id(number: u64) -> String {
+#[must_use]
+pub fn id(number: u64) -> String {
     format!("{number:016x}")
 }
 

@@ -43,6 +43,8 @@ pub struct Capture<'a> {
     pub sources: (Address, Address),
     /// Where its processes are.
     pub cgroup: &'a Cgroup,
+    /// The number of the control group in which only the proxy runs; 0 if there is none.
+    pub proxy_group: u64,
 }
 
 /// What is found in a namespace.
@@ -71,7 +73,15 @@ pub struct Found {
 impl Capture<'_> {
     /// What holds of the namespace as a whole.
     fn namespace(&self) -> Namespace {
-        Namespace { policy: self.lowered.policy, source_v4: self.sources.0, source_v6: self.sources.1 }
+        #[expect(clippy::cast_possible_truncation, reason = "each half by itself")]
+        let (low, high) = (self.proxy_group as u32, (self.proxy_group >> 32) as u32);
+        Namespace {
+            policy: self.lowered.policy,
+            source_v4: self.sources.0,
+            source_v6: self.sources.1,
+            proxy_group: low,
+            proxy_group_end: high,
+        }
     }
 }
 
@@ -80,6 +90,13 @@ impl Found {
     #[must_use]
     pub fn holds(&self, capture: &Capture<'_>) -> bool {
         !self.older && self.differences(capture).is_empty()
+    }
+
+    /// The number of the control group in which only the proxy runs; 0 if there is none.
+    #[must_use]
+    pub fn proxy_group(&self) -> u64 {
+        let Namespace { proxy_group, proxy_group_end, .. } = self.namespace;
+        u64::from(proxy_group_end) << 32 | u64::from(proxy_group)
     }
 
     /// What does not hold of `capture`, as phrases.
@@ -103,6 +120,7 @@ impl Found {
             same(&self.addresses, capture.addresses) && sources == capture.sources,
         );
         differs("the control group", self.cgroup.as_deref() == Some(&id(capture.cgroup.id)));
+        differs("the proxy's control group", self.proxy_group() == capture.proxy_group);
         differences.extend(self.detached.iter().map(|name| format!("the program {name}")));
         differences
     }
@@ -298,7 +316,7 @@ impl Node {
         self.attach(capture.cgroup)?;
         // The links of the group before are kept until the policy holds in this one.
         pins::point(&folder.join("cgroup"), &Path::new("../../cgroups").join(id(capture.cgroup.id)))?;
-        adopt::listeners(self, netns, capture.lowered)
+        adopt::listeners(self, netns, capture)
     }
 
     /// Puts `addresses` in the place of those that are known as the namespace's own, and `sources` in that of those that

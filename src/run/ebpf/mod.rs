@@ -43,6 +43,7 @@ struct Ready {
     addresses: Vec<Address>,
     sources: (Address, Address),
     cgroup: Cgroup,
+    proxy_group: u64,
 }
 
 impl Ready {
@@ -52,6 +53,7 @@ impl Ready {
             addresses: &self.addresses,
             sources: self.sources,
             cgroup: &self.cgroup,
+            proxy_group: self.proxy_group,
         }
     }
 }
@@ -169,7 +171,9 @@ fn prepare(request: &Request, cgroup: Cgroup, families: Families) -> Result<Read
     }
     let passes = routing_of(request, families).routing.contains(&Routing::PassthroughAddress);
     let (addresses, sources) = addresses(None, passes)?;
-    Ok(Ready { netns, lowered, sources, addresses, cgroup })
+    let proxys = request.settings.ebpf.as_ref().and_then(|how| how.proxy_cgroup.as_ref());
+    let proxy_group = proxys.map(|path| cgroup::open(path)).transpose()?.map_or(0, |group| group.id);
+    Ok(Ready { netns, lowered, sources, addresses, cgroup, proxy_group })
 }
 
 /// The host's addresses but those of the interface `but`, and which of them captured connections are sent from in each family.
@@ -353,13 +357,14 @@ pub(super) fn policy_of(lowered: &Lowered) -> Option<CapturePolicy> {
 /// It cannot be read.
 pub(super) fn status(wait: Duration) -> Result<Option<AtSockets>> {
     Ok(here(wait)?.map(|(found, _)| AtSockets {
+        proxy_cgroup: Some(found.proxy_group()).filter(|group| *group != 0).map(ebpf::id),
         policy: policy_of(&found.lowered),
         lowered: found.lowered,
         counters: found.counters,
         listeners: found.listeners,
         detached: found.detached.into_iter().map(str::to_owned).collect(),
-        cgroup: found.cgroup,
         surprises: told(&found.surprises),
+        cgroup: found.cgroup,
     }))
 }
 

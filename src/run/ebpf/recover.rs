@@ -96,6 +96,11 @@ impl Found {
         }
         if !self.raw.has(Key::ProxyUid) {
             self.set(Key::ProxyUid, String::new());
+            if !self.raw.has(Key::ProxyGid) {
+                // It is known by its control group alone, which the policy does not name.
+                self.set(Key::Backend, "ebpf".into());
+                self.set(Key::ProxyCgroup, "/".into());
+            }
         }
         let owners = self.raw.has(Key::UidOwner) || self.raw.has(Key::GidOwner);
         if layout == Layout::Scoped && !owners {
@@ -158,6 +163,7 @@ mod tests {
             "--layout istio --owner-group= -q 80 -i ''",
             "--layout istio --owner-group 7 --loopback-cidr 127.0.0.0/8 -x 127.1.0.0/16",
             "--layout istio-iptables -u 1337,1338 -g 1337,1339",
+            "--layout istio --backend ebpf --proxy-uid= --proxy-cgroup /sys/fs/cgroup/mesh.slice",
             "--uid-owner 1338 --inbound 8001",
             "--uid-owner 1338,1340 --gid-owner 9 --inbound * -d 9000 -i 10.0.0.0/8 -q 80 -x 10.9.0.0/16 -o 25 -z 15006",
         ] {

@@ -127,7 +127,10 @@ fn judge(
     // Nothing of ours tries an inbound connection: these were others.
     let surprises = found.map(|found| told(&found.surprises)).unwrap_or_default();
     notes.extend(surprises.iter().take(SURPRISES).map(ToString::to_string));
-    for (port, uid) in probing::strangers(&expected.policy, &sockets) {
+    // Who is the proxy by its control group is nobody's user.
+    let by_group = found.is_some_and(|found| found.proxy_group() != 0);
+    let strangers = if by_group { Vec::new() } else { probing::strangers(&expected.policy, &sockets) };
+    for (port, uid) in strangers {
         notes.push(format!(
             "port {port} is held by uid {uid}, which the policy does not exempt: as a proxy it would get its own connections back, and it is given nothing that arrives"
         ));

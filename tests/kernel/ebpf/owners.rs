@@ -7,6 +7,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, conne
 
 use super::{Named, POD, Pod, serve_apps, serve_proxy};
 use crate::istio::{APP, PROXY};
+use crate::support::command::mesh_init;
 use crate::support::creds::Who;
 use crate::support::dial::{dial, hear};
 use crate::support::netns::Netns;
@@ -26,6 +27,8 @@ pub(super) const CASES: &[Named] = &[
     ("owners::proxy_by_its_group_alone", proxy_by_its_group_alone),
     ("owners::listener_by_its_group_alone", listener_by_its_group_alone),
     ("owners::several_groups", several_groups),
+    ("owners::proxy_by_its_control_group", proxy_by_its_control_group),
+    ("owners::control_group_of_a_listener_that_is_there", control_group_of_a_listener_that_is_there),
 ];
 
 const PORT: u16 = 80;
@@ -235,5 +238,60 @@ fn several_groups() {
                 assert!(arrives.answer.is_err(), "{who} listens: {arrives}");
             }
         }
+    }
+}
+
+/// A pod whose proxy is known by the control group `proxy` in the pod's, and by nothing else.
+fn by_control_group(pod: &Pod) {
+    let group = pod.cgroup.inner("proxy");
+    pod.apply(&format!(
+        "--layout istio -p 15001 -z 15006 --proxy-uid= --proxy-cgroup {} -b * -i *",
+        group.display()
+    ));
+}
+
+/// Whoever makes a socket there is the proxy, and nobody else is, whatever his user.
+fn proxy_by_its_control_group() {
+    let pod = Pod::bare();
+    serve_apps(&pod.here, &pod.there);
+    by_control_group(&pod);
+    let _fake = Ending::tcp(&pod.here, PROXY, "fake", 15006);
+    for family in Family::BOTH {
+        assert!(dial(&pod.there, APP, HERE.port(family, PORT)).answer.is_err(), "it is nobody's");
+    }
+    drop(_fake);
+    for group in ["proxy", "proxy/worker"] {
+        let _proxy = pod.cgroup.inside(group, || {
+            [("outbound", 15001), ("inbound", 15006)]
+                .map(|(name, port)| Ending::tcp(&pod.here, APP, name, port))
+        });
+        for family in Family::BOTH {
+            dial(&pod.there, APP, HERE.port(family, PORT)).captured_by("inbound");
+            let to = THERE.port(family, PORT);
+            for who in [APP, PROXY, Who::ROOT] {
+                dial(&pod.here, who, to).captured_by("outbound");
+                pod.cgroup.inside(group, || dial(&pod.here, who, to)).untouched_to("there");
+            }
+        }
+    }
+    let status = mesh_init(&pod.here, &["status", "--output", "json"]).ok();
+    assert!(!status.contains("\"proxyCgroup\": null"), "{status}");
+    // Without it nobody is the proxy any more.
+    let words = format!("{POD} --proxy-cgroup {}/gone", pod.cgroup.folder());
+    mesh_init(&pod.here, &pod.words(&words)).code(64).says("/gone cannot be opened");
+    pod.apply(POD);
+    let _proxy = Ending::tcp(&pod.here, PROXY, "outbound", 15001);
+    let to = THERE.port(Family::V4, PORT);
+    pod.cgroup.inside("proxy", || dial(&pod.here, APP, to)).captured_by("outbound");
+}
+
+/// It is taken up by the group that its socket was made in.
+fn control_group_of_a_listener_that_is_there() {
+    let pod = Pod::bare();
+    serve_apps(&pod.here, &pod.there);
+    let _proxy = pod.cgroup.inside("proxy", || Ending::tcp(&pod.here, APP, "inbound", 15006));
+    by_control_group(&pod);
+    for family in Family::BOTH {
+        dial(&pod.there, APP, HERE.port(family, PORT)).captured_by("inbound");
     }
 }

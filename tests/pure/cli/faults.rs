@@ -131,6 +131,7 @@ fn values_that_are_no_values() {
         (&["--host=maybe"], "--host: \"maybe\" is not true or false"),
         (&["--backend", "xdp"], "--backend: \"xdp\" is not one of its values"),
         (&["--cgroup", "/x"], "--cgroup: \"/x\" has no effect without --backend ebpf"),
+        (&["--proxy-cgroup", "/x"], "--proxy-cgroup: \"/x\" has no effect without --backend ebpf"),
         (
             &["--backend", "ebpf", "-m", "TPROXY", "--layout", "istio"],
             "--mode: \"TPROXY\" marks and routes packets",

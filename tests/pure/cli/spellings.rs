@@ -55,7 +55,7 @@ impl Role {
     fn beside(self, key: Key) -> &'static [&'static str] {
         match (self, key) {
             (Role::Pod | Role::Istio, Key::RedirectDns) => &["--dns-server", "10.0.0.54"],
-            (_, Key::Cgroup) => &["--backend", "ebpf"],
+            (_, Key::Cgroup | Key::ProxyCgroup) => &["--backend", "ebpf"],
             (_, _) => &[],
         }
     }
@@ -116,6 +116,7 @@ fn value(key: Key) -> &'static str {
         Key::Layout => "auto",
         Key::Backend => "iptables",
         Key::Cgroup => "/sys/fs/cgroup/kubepods",
+        Key::ProxyCgroup => "/sys/fs/cgroup/mesh.slice",
         Key::IptablesVariant => "nft",
         Key::Netns => "/proc/1/ns/net",
         Key::ConfirmWithin => "60s",

@@ -228,6 +228,7 @@ fn at_sockets() {
             listeners: 1,
             detached: vec!["mesh_connect6".into()],
             cgroup: Some("0000000000000142".into()),
+            proxy_cgroup: None,
             surprises: surprises.to_vec(),
         }),
         notes: vec![],
