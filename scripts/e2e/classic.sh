@@ -16,7 +16,7 @@ start_envoys() {
 }
 
 classic() {
-    local variant=$1 family c s lo passthrough c_ s_ lo_ url name=$SERVICE:9080
+    local variant=$1 family c s lo passthrough c_ s_ lo_ out_c out_s url name=$SERVICE:9080
     context="$variant classic"
     add_pair client server
     say "$SERVER4 $SERVICE
@@ -38,15 +38,15 @@ $SERVER6 $SERVICE" >"$work/hosts.client"
         addresses "$family"
         url=http://$name
         check 'client uid 1000 -> envoy -> envoy -> app, by name' "$(fetch client 1000 "$family" "$url")" \
-            "envoy server $c -> $s_:9080; envoy client $c -> $s_:9080; app server:9080 peer $lo host $name"
+            "envoy server $c -> $s_:9080; envoy client $out_c -> $s_:9080; app server:9080 peer $lo host $name"
         check 'client uid 0 -> envoy -> envoy -> app, by address' "$(fetch client 0 "$family" "http://$s_:9080")" \
-            "envoy server $c -> $s_:9080; envoy client $c -> $s_:9080; app server:9080 peer $lo host $s_:9080"
+            "envoy server $c -> $s_:9080; envoy client $out_c -> $s_:9080; app server:9080 peer $lo host $s_:9080"
         check 'client uid 1337 goes past its own envoy' "$(fetch client 1337 "$family" "$url")" \
             "envoy server $c -> $s_:9080; app server:9080 peer $lo host $name"
         check 'explicit loopback is not captured' "$(fetch client 1000 "$family" "http://$lo_:9080")" \
             "app client:9080 peer $lo host $lo_:9080"
         check 'a host that dials its own address is captured' "$(fetch server 1000 "$family" "http://$s_:9080")" \
-            "envoy server $s -> $s_:9080; app server:9080 peer $lo host $s_:9080"
+            "envoy server $out_s -> $s_:9080; app server:9080 peer $lo host $s_:9080"
     done
 
     context="$variant classic"
@@ -65,7 +65,7 @@ $SERVER6 $SERVICE" >"$work/hosts.client"
 }
 
 scoped() {
-    local variant=$1 family c s lo passthrough c_ s_ lo_ url name=$SERVICE:8001
+    local variant=$1 family c s lo passthrough c_ s_ lo_ out_c out_s url name=$SERVICE:8001
     context="$variant scoped"
     add_pair client server
     say "127.0.0.1 $SERVICE
@@ -91,7 +91,7 @@ scoped() {
             "envoy server $c -> $s_:8001; envoy client $lo -> $lo_:8001; app server:8001 peer $lo host $name"
         check 'client uid 1338 -> server address -> envoy -> envoy -> app' \
             "$(fetch client 1338 "$family" "http://$s_:8001")" \
-            "envoy server $c -> $s_:8001; envoy client $c -> $s_:8001; app server:8001 peer $lo host $s_:8001"
+            "envoy server $c -> $s_:8001; envoy client $out_c -> $s_:8001; app server:8001 peer $lo host $s_:8001"
         check 'client uid 1000 on the same loopback port is not captured' "$(fetch client 1000 "$family" "$url")" \
             "app client:8001 peer $lo host $name"
         check 'client uid 1000 -> server envoy -> app' "$(fetch client 1000 "$family" "http://$s_:8001")" \

@@ -25,7 +25,7 @@ load_docker() { docker_rules "$2" | enter client "iptables-$1-restore" --noflush
 ask() { as client "$1" "$PYTHON" -B "$work/standin.py" ask "$2" "$3" "$SERVICE" 2>&1 || true; }
 
 beside_docker() {
-    local variant=$1 rules=$1 order family before c s lo passthrough c_ s_ lo_ name=$SERVICE:9080
+    local variant=$1 rules=$1 order family before c s lo passthrough c_ s_ lo_ out_c out_s name=$SERVICE:9080
     local resolved="A $SERVER4 from 127.0.0.11:53"
     context="$variant docker"
     [[ $variant != ebpf ]] || rules=nft
@@ -69,7 +69,7 @@ beside_docker() {
             addresses "$family"
             check 'client uid 1000 -> name from 127.0.0.11 -> envoy -> app' \
                 "$(fetch client 1000 "$family" "http://$name")" \
-                "envoy client $c -> $s_:9080; app server:9080 peer $c host $name"
+                "envoy client $out_c -> $s_:9080; app server:9080 peer $c host $name"
         done
 
         context="$variant docker $order"

@@ -152,4 +152,7 @@ addresses() {
         ipv4) c=$CLIENT4 s=$SERVER4 lo=127.0.0.1 passthrough=127.0.0.6 c_=$c s_=$s lo_=$lo ;;
         ipv6) c=$CLIENT6 s=$SERVER6 lo=::1 passthrough=::6 c_="[$c]" s_="[$s]" lo_="[$lo]" ;;
     esac
+    # What captured connections of the two are seen to come from: at the sockets, of IPv6, ::1.
+    out_c=$c out_s=$s
+    [[ ${variant-} != ebpf || $1 != ipv6 ]] || out_c=$lo out_s=$lo
 }

@@ -115,21 +115,21 @@ captured() {
         "envoy 15006 $c -> $s_:9080; app pod:9080 peer $seen host $s_:9080" \
         "15006 $c -> $s_:9080 on $on"
     trip 'app -> 15001 -> peer' pod 1000 "http://$c_:9080" \
-        "envoy 15001 $s -> $c_:9080; app peer:9080 peer $s host $c_:9080" \
-        "15001 $s -> $c_:9080 on $lo_:15001"
+        "envoy 15001 $out_s -> $c_:9080; app peer:9080 peer $s host $c_:9080" \
+        "15001 $out_s -> $c_:9080 on $lo_:15001"
     trip 'root -> 15001 -> peer' pod 0 "http://$c_:9080" \
-        "envoy 15001 $s -> $c_:9080; app peer:9080 peer $s host $c_:9080" \
-        "15001 $s -> $c_:9080 on $lo_:15001"
+        "envoy 15001 $out_s -> $c_:9080; app peer:9080 peer $s host $c_:9080" \
+        "15001 $out_s -> $c_:9080 on $lo_:15001"
     trip 'the proxy -> peer' pod "$user" "http://$c_:9080" "app peer:9080 peer $s host $c_:9080" ''
     trip "app -> its own pod's address" pod 1000 "http://$s_:9080" "app pod:9080 peer $s host $s_:9080" ''
     trip 'app -> loopback' pod 1000 "http://$lo_:9080" "app pod:9080 peer $lo host $lo_:9080" ''
     trip "the proxy -> its own pod's address -> 15006 -> app" pod "$user" "http://$s_:9080" \
-        "envoy 15006 $s -> $s_:9080; app pod:9080 peer $seen_self host $s_:9080" \
-        "15006 $s -> $s_:9080 on $on_self"
+        "envoy 15006 $out_s -> $s_:9080; app pod:9080 peer $seen_self host $s_:9080" \
+        "15006 $out_s -> $s_:9080 on $on_self"
     trip 'app -> 15001 -> a service that is this pod -> 15006 -> app' pod 1000 "http://$c_:9080" \
-        "envoy 15006 $s -> $s_:9080; envoy 15001 $s -> $c_:9080; app pod:9080 peer $seen_self host $service" \
-        "15001 $s -> $c_:9080 on $lo_:15001
-15006 $s -> $s_:9080 on $on_self" --header "Host: $service"
+        "envoy 15006 $out_s -> $s_:9080; envoy 15001 $out_s -> $c_:9080; app pod:9080 peer $seen_self host $service" \
+        "15001 $out_s -> $c_:9080 on $lo_:15001
+15006 $out_s -> $s_:9080 on $on_self" --header "Host: $service"
     for port in ${EXCLUDED//,/ }; do
         trip "a peer -> excluded port $port" peer 1000 "http://$s_:$port" "app pod:$port peer $c host $s_:$port" ''
     done
@@ -149,7 +149,7 @@ captured() {
 
 # istio VARIANT WAY MODE USER [OPTIONS...]: USER is the proxy's.
 istio() {
-    local variant=$1 way=$2 mode=$3 user=$4 family c s lo passthrough c_ s_ lo_ trips outbound inbound
+    local variant=$1 way=$2 mode=$3 user=$4 family c s lo passthrough c_ s_ lo_ out_c out_s trips outbound inbound
     local base="$variant istio by $2 options, $3, proxy $4" before idle beside=('::6')
     context=$base
     add_pod "$user" "$mode"
@@ -189,7 +189,7 @@ istio() {
 
 # Sidecars that are not made for the rules, to show that calls can fail and loops be counted.
 unfit() {
-    local variant=$1 family c s lo passthrough c_ s_ lo_ trips outbound inbound response
+    local variant=$1 family c s lo passthrough c_ s_ lo_ out_c out_s trips outbound inbound response
     for family in ipv4 ipv6; do
         addresses "$family"
 

@@ -25,7 +25,7 @@ listens() { (($(enter pod ss -Hltn "sport = :$1" | wc -l) == 2)); }
 
 # proxies BACKEND: rules first, and then the sockets.
 proxies() {
-    local variant=$1 proxy family c s lo passthrough c_ s_ lo_ inbound outbound unasked
+    local variant=$1 proxy family c s lo passthrough c_ s_ lo_ out_c out_s inbound outbound unasked
     for proxy in haproxy mitmproxy; do
         context="$variant $proxy"
         add_pair peer pod
@@ -44,14 +44,14 @@ proxies() {
             inbound=$(fetch peer 1000 "$family" "http://$s_:9080")
             outbound=$(fetch pod 1000 "$family" "http://$c_:9080")
             set -- "$proxy 15006 $c -> $s_:9080; app pod:9080 peer $lo host $s_:9080" \
-                "$proxy 15001 $s -> $c_:9080; app peer:9080 peer $s host $c_:9080"
+                "$proxy 15001 $out_s -> $c_:9080; app peer:9080 peer $s host $c_:9080"
             # HAProxy 2.6 does not ask for the original destination of IPv6: it has what getsockname says. That is the
             # redirected address, but for what arrives at the sockets, which is not redirected at all.
             if [[ $proxy-$family == haproxy-ipv6 ]]; then
                 unasked=("haproxy 15006 $c -> $s_:15006; app pod:9080 peer $lo host $s_:9080"
-                    "status 508; haproxy 15001 $s -> $lo_:15001; a loop")
+                    "status 508; haproxy 15001 $out_s -> $lo_:15001; a loop")
                 case $variant in
-                    ebpf) set -- "$1" "$behind_rules" ;;
+                    ebpf) set -- "$1" "${behind_rules/15001 $s/15001 $out_s}" ;;
                     *)
                         [[ $inbound == "$1" ]] || set -- "${unasked[@]}"
                         behind_rules=$outbound
