@@ -8,7 +8,7 @@ use crate::eval::sockets::Socket;
 use crate::policy::settings::{Settings, Variant};
 use crate::policy::{CapturePolicy, Layout, Owners};
 use crate::sys::privilege::{self, Need};
-use crate::sys::sandbox::{self, Sandbox};
+use crate::sys::sandbox;
 
 /// Capturing the whole of the host's own namespace is rarely meant, and takes SSH away. `hosts_own` is `None` if it
 /// cannot be told whether this is that one.
@@ -38,13 +38,8 @@ pub fn not_the_host(layout: Layout, settings: &Settings, hosts_own: Option<bool>
 /// # Errors
 /// This is the network namespace of one.
 pub fn no_sandbox() -> Result<()> {
-    let (runtime, sign) = match sandbox::find() {
-        None => return Ok(()),
-        Some(Sandbox::Kata(device)) => ("Kata", format!("interface {device}")),
-        Some(Sandbox::Gvisor(pid)) => ("gVisor", format!("process {pid}, runsc-sandbox")),
-    };
-    let problem = format!("this is a sandbox of {runtime} ({sign}), whose sockets are none of this kernel's");
-    Err(Error::new(Class::Usage, problem)
+    let Some(sandbox) = sandbox::find() else { return Ok(()) };
+    Err(Error::new(Class::Usage, format!("this is {sandbox}, whose sockets are none of this kernel's"))
         .remedy("capture inside: give the pod an init container of mesh-init, and leave it out here"))
 }
 

@@ -13,6 +13,11 @@ use crate::backend::ebpf::rule_id;
 use crate::backend::ebpf::text::layout;
 use crate::policy::{CapturePolicy, json::to_json};
 
+/// The number of a control group, as the BPF file system has it.
+fn numbered(group: u64) -> String {
+    format!("{group:016x}")
+}
+
 /// How many surprises are shown to people.
 const SHOWN: usize = 8;
 
@@ -30,9 +35,11 @@ pub struct AtSockets {
     /// What is not attached that should be.
     pub detached: Vec<String>,
     /// The number of the control group that the programs are attached to.
-    pub cgroup: Option<String>,
+    pub cgroup: Option<u64>,
     /// The number of the control group in which only the proxy runs, if it is known by one.
-    pub proxy_cgroup: Option<String>,
+    pub proxy_cgroup: Option<u64>,
+    /// A program is that of another build.
+    pub older: bool,
     /// What the policy did not foresee, the latest first.
     pub surprises: Vec<Told>,
 }
@@ -114,9 +121,12 @@ impl AtSockets {
             None => "captured by programs of another version".to_owned(),
         };
         let mut lines = vec![what, format!("layout {} on ebpf, {families}{state}", layout(policy))];
+        if self.older {
+            lines.push("by programs of another build: apply again puts this one's in their place".to_owned());
+        }
         lines.extend(self.detached.iter().map(|name| format!("not attached: {name}")));
         lines.extend(
-            self.proxy_cgroup.as_ref().map(|group| format!("the proxy is control group {group}, too")),
+            self.proxy_cgroup.map(|group| format!("the proxy is control group {}, too", numbered(group))),
         );
         lines.push(format!("{} of the proxy's known", plural(self.listeners, "inbound listener")));
         lines.push(String::new());
@@ -151,8 +161,9 @@ impl AtSockets {
             "families": if policy.flags.has(PolicyFlags::IPV6) { vec!["IPv4", "IPv6"] } else { vec!["IPv4"] },
             "listeners": self.listeners,
             "detached": self.detached,
-            "cgroup": self.cgroup,
-            "proxyCgroup": self.proxy_cgroup,
+            "cgroup": self.cgroup.map(numbered),
+            "proxyCgroup": self.proxy_cgroup.map(numbered),
+            "otherBuild": self.older,
             "rules": self.counters.iter().filter_map(counter).collect::<Vec<_>>(),
             "surprises": self.surprises.iter().map(Told::json).collect::<Vec<_>>(),
             "policy": self.policy.as_ref().map(to_json),

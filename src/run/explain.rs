@@ -1,6 +1,7 @@
 //! `explain`: what becomes of connections, and by which rule.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use super::{Environment, NO_MACHINE, OF_A_MACHINE, ebpf, input, status};
 use crate::backend::claim::Claim;
@@ -176,13 +177,16 @@ pub(super) fn wanted(request: &Request, given: Raw) -> Rules {
         Some(_) => vec![RuleSet::default()],
         None => vec![compile_for(&request.policy, request.layout, families, variant)],
     };
+    let shown = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    let ebpf = request.settings.ebpf.as_ref();
+    let limits = ebpf.into_iter().flat_map(|how| ebpf::limits(shown(&how.cgroup), shown(&how.proxy_cgroup)));
     Rules {
         sets,
         at_sockets: lowered,
         policy: Some(request.policy.clone()),
         families: Families::Both,
         given: Some(given),
-        notes: Vec::new(),
+        notes: limits.collect(),
     }
 }
 
@@ -238,6 +242,7 @@ fn live(settings: &Settings, environment: &Environment) -> crate::error::Result<
     let at_sockets = ebpf::here(settings.wait)?;
     if let Some((found, _)) = &at_sockets {
         policy = ebpf::policy_of(&found.lowered).or(policy);
+        notes.extend(ebpf::limits_of(found));
         if !found.detached.is_empty() {
             notes.push(format!("not attached: {}; apply again", found.detached.join(", ")));
         }

@@ -1,5 +1,6 @@
 //! Runtimes that keep the network of a pod to themselves: what its processes do is not done with sockets of this kernel.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use nix::net::if_::if_nameindex;
@@ -13,6 +14,15 @@ pub enum Sandbox {
     Kata(String),
     /// gVisor: its process, by its number.
     Gvisor(i32),
+}
+
+impl fmt::Display for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Sandbox::Kata(device) => write!(f, "a sandbox of Kata (interface {device})"),
+            Sandbox::Gvisor(pid) => write!(f, "a sandbox of gVisor (process {pid}, runsc-sandbox)"),
+        }
+    }
 }
 
 /// The runtime that has the calling thread's network namespace for itself, as far as can be told.

@@ -54,6 +54,19 @@ pub(crate) fn open(path: &Path) -> io::Result<OwnedFd> {
     descriptor(OBJ_GET, &mut [at(path.as_ptr()), 0])
 }
 
+/// Whether the map that is kept under `path` has anything of a socket (`BPF_MAP_TYPE_SK_STORAGE`).
+pub(crate) fn knows(path: &Path, socket: &impl AsFd) -> bool {
+    const MAP_LOOKUP_ELEM: u32 = 1;
+    let map = open(path).unwrap_or_else(|error| panic!("opening {}: {error}", path.display()));
+    let key = socket.as_fd().as_raw_fd();
+    let mut value = [0_u64; 32];
+    match bpf(MAP_LOOKUP_ELEM, &mut [number(&map), at(&raw const key), at(value.as_mut_ptr())]) {
+        Ok(_) => true,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => false,
+        Err(error) => panic!("asking {}: {error}", path.display()),
+    }
+}
+
 /// How many entries the map has that is kept under `path`, as far as nobody changes it meanwhile.
 pub(crate) fn entries(path: &Path) -> usize {
     let map = open(path).unwrap_or_else(|error| panic!("opening {}: {error}", path.display()));

@@ -45,6 +45,13 @@ impl Lowered {
         owners.sort_unstable_by_key(|(key, _)| (key.kind, key.id));
     }
 
+    /// Whether the proxy is known by the user, as the initial user namespace has the id.
+    #[must_use]
+    pub fn has_proxy(&self, uid: u32) -> bool {
+        let mut users = self.owners.iter().filter(|(key, _)| key.kind == OwnerKind::USER && key.id == uid);
+        users.any(|(_, flags)| flags.has(OwnerFlags::PROXY))
+    }
+
     /// The same under another generation.
     #[must_use]
     pub fn at(&self, generation: u32) -> Lowered {

@@ -2,6 +2,8 @@
 
 use mesh_init_abi::{NetKey, PortKey, SCOPE_BITS};
 
+use super::trie;
+
 /// A key of a trie, of a namespace and a generation.
 pub trait Prefix {
     /// What is the same of all that can lie in one another: the generation and the namespace's cookie.
@@ -28,7 +30,7 @@ impl Prefix for NetKey {
     }
 
     fn bits(&self) -> u128 {
-        self.address.0.iter().fold(0, |bits, word| bits << 32 | u128::from(u32::from_be(*word)))
+        trie::bits(self.address)
     }
 }
 

@@ -21,9 +21,14 @@ pub fn address(of: IpAddr) -> Address {
 
 /// And back.
 #[must_use]
-pub fn ip(Address(words): Address) -> IpAddr {
-    let bits = words.iter().fold(0_u128, |bits, word| bits << 32 | u128::from(u32::from_be(*word)));
-    Ipv6Addr::from(bits).to_canonical()
+pub fn ip(of: Address) -> IpAddr {
+    Ipv6Addr::from(bits(of)).to_canonical()
+}
+
+/// Its bits, in IPv6's form, the first one first.
+#[must_use]
+pub fn bits(Address(words): Address) -> u128 {
+    words.iter().fold(0, |bits, word| bits << 32 | u128::from(u32::from_be(*word)))
 }
 
 fn of_bits(bits: u128) -> Address {

@@ -1,6 +1,6 @@
 //! Listeners of the proxy's that were there first.
 
-use mesh_init_abi::{LISTENERS, ListenerKey, OwnerFlags, OwnerKind, Sock, SockFlags};
+use mesh_init_abi::{LISTENERS, ListenerKey, Sock, SockFlags};
 
 use super::node::Node;
 use super::pod::Capture;
@@ -26,16 +26,12 @@ pub(super) fn listeners(node: &Node, netns: u64, capture: &Capture<'_>) -> Resul
             None => free.push(place),
         }
     }
-    let is_proxy = |uid: u32| {
-        let said = lowered.owners.iter().find(|(key, _)| key.kind == OwnerKind::USER && key.id == uid);
-        said.is_some_and(|(_, flags)| flags.has(OwnerFlags::PROXY))
-    };
     let found = sockets::listeners(port)?;
     let is_in_group = |listener: &sockets::Tcp| {
         let group = Some(capture.proxy_group).filter(|group| *group != 0);
         group.zip(listener.cgroup).and_then(|(group, of)| cgroup::is_inside(of, group)) == Some(true)
     };
-    let is_proxys = |listener: &&sockets::Tcp| is_proxy(listener.uid) || is_in_group(listener);
+    let is_proxys = |listener: &&sockets::Tcp| lowered.has_proxy(listener.uid) || is_in_group(listener);
     let new = found.iter().filter(is_proxys).filter(|found| !known.contains(&found.cookie));
     for found in new {
         let first = ListenerKey::first(found.local.is_ipv6());

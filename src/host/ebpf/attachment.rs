@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::node::{Node, id};
+use super::node::{Node, id, number};
 use crate::error::Result;
 use crate::sys::bpf::pins;
 
@@ -54,8 +54,7 @@ impl Node {
         if stays || others.iter().any(|other| pins::pointed(other).as_deref() == Some(&target)) {
             return Ok(false);
         }
-        let cookie = target.file_name().and_then(|name| name.to_str());
-        match cookie.and_then(|name| u64::from_str_radix(name, 16).ok()) {
+        match number(&target) {
             Some(netns) if self.is_there(netns) => self.remove(netns).map(|()| true),
             Some(_) | None => Ok(false),
         }

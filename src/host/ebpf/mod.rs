@@ -16,5 +16,5 @@ mod attachment;
 mod node;
 mod pod;
 
-pub use node::{Node, id, may_be_here, sweep};
+pub use node::{Node, may_be_here, sweep};
 pub use pod::{Capture, Found};

@@ -140,8 +140,8 @@ impl Node {
     ///
     /// # Errors
     /// What is kept cannot be read.
-    pub(super) fn detached(&self, cgroup: &str) -> Result<(Vec<&'static str>, bool)> {
-        let folder = self.root.join("cgroups").join(cgroup);
+    pub(super) fn detached(&self, cgroup: u64) -> Result<(Vec<&'static str>, bool)> {
+        let folder = self.root.join("cgroups").join(id(cgroup));
         let ours = programs(&self.root);
         let mut builds = pins::list(&self.root.join("programs"))?;
         builds.sort_by_key(|build| *build != ours);
@@ -170,8 +170,7 @@ impl Node {
     pub(super) fn arrival(&self, netns: u64) -> Result<OwnedFd> {
         let object = Object::parse(&NETNS.0, &[("NETNS", &netns.to_ne_bytes())])?;
         let maps = open_maps(&self.root, &object)?;
-        let found = |name: &str| maps.iter().find(|(of, _)| of == name).map(|(_, fd)| fd);
-        let program = object.load(found)?.into_iter().next();
+        let program = object.load(&maps)?.into_iter().next();
         program
             .map(|program| program.fd)
             .ok_or_else(|| Error::refused("no BPF program for a network namespace"))
@@ -185,7 +184,6 @@ impl Node {
     pub fn altered(&self, netns: u64) -> Result<Vec<String>> {
         let object = Object::parse(&CGROUP.0, &[])?;
         let maps = open_maps(&self.root, &object)?;
-        let found = |name: &str| maps.iter().find(|(of, _)| of == name).map(|(_, fd)| fd);
         let mut altered = Vec::new();
         let mut compare = |name: &str, path: &Path, program: &OwnedFd| {
             let same = match pins::open(path)? {
@@ -198,7 +196,7 @@ impl Node {
             Ok::<(), Error>(())
         };
         let ours = programs(&self.root);
-        let loaded = if pins::is_there(&ours) { object.load(found)? } else { Vec::new() };
+        let loaded = if pins::is_there(&ours) { object.load(&maps)? } else { Vec::new() };
         for program in loaded {
             compare(&program.name, &ours.join(&program.name), &program.fd)?;
         }
@@ -215,9 +213,9 @@ impl Node {
     /// It cannot be removed.
     pub(super) fn tidy(&self) -> Result<()> {
         let pods = pins::list(&self.root.join("netns"))?;
-        let used: Vec<String> = pods.iter().filter_map(|pod| cgroup_of(pod)).collect();
+        let used: Vec<u64> = pods.iter().filter_map(|pod| cgroup_of(pod)).collect();
         for cgroup in pins::list(&self.root.join("cgroups"))? {
-            if !used.iter().any(|used| cgroup.ends_with(used)) {
+            if !number(&cgroup).is_some_and(|of| used.contains(&of)) {
                 pins::remove(&cgroup)?;
             }
         }
@@ -261,16 +259,19 @@ pub fn may_be_here() -> bool {
     pins::is_there(&Path::new(pins::MOUNT).join(FOLDER))
 }
 
-/// The number of the control group of a namespace, as its folder's name has it.
-pub(super) fn cgroup_of(pod: &Path) -> Option<String> {
-    let target = pins::pointed(&pod.join("cgroup"))?;
-    target.file_name().and_then(|name| name.to_str()).map(str::to_owned)
+/// The number of the control group of a namespace.
+pub(super) fn cgroup_of(pod: &Path) -> Option<u64> {
+    number(&pins::pointed(&pod.join("cgroup"))?)
 }
 
 /// A number as a name.
-#[must_use]
-pub fn id(number: u64) -> String {
+pub(super) fn id(number: u64) -> String {
     format!("{number:016x}")
+}
+
+/// The number that a path ends with, as such a name.
+pub(super) fn number(path: &Path) -> Option<u64> {
+    path.file_name().and_then(|name| u64::from_str_radix(name.to_str()?, 16).ok())
 }
 
 /// The programs of this build.
@@ -334,8 +335,7 @@ fn load(root: &Path) -> Result<()> {
         };
         maps.push((name, fd));
     }
-    let found = |name: &str| maps.iter().find(|(of, _)| of == name).map(|(_, fd)| fd);
-    let loaded = object.load(found)?;
+    let loaded = object.load(&maps)?;
     pins::remove(&folder)?;
     pins::make_folder(&folder)?;
     for program in loaded {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mesh_init_abi::{Address, AddressKey, Clause, CounterKey, ListenerKey, Namespace, Surprise, SurpriseKey};
 
 use super::adopt;
-use super::node::{ARRIVES, Node, PROGRAMS, arrives, cgroup_of, id};
+use super::node::{ARRIVES, Node, PROGRAMS, arrives, cgroup_of, id, number};
 use crate::backend::ebpf::lower::Lowered;
 use crate::error::{Error, Result};
 use crate::sys::bpf::cgroup::Cgroup;
@@ -65,7 +65,7 @@ pub struct Found {
     /// A program of another build is kept here.
     pub older: bool,
     /// The number of the control group that the programs are attached to.
-    pub cgroup: Option<String>,
+    pub cgroup: Option<u64>,
     /// What the policy did not foresee, the latest first, and how long ago each was.
     pub surprises: Vec<(SurpriseKey, Surprise, Duration)>,
 }
@@ -119,7 +119,7 @@ impl Found {
             "the host's addresses",
             same(&self.addresses, capture.addresses) && sources == capture.sources,
         );
-        differs("the control group", self.cgroup.as_deref() == Some(&id(capture.cgroup.id)));
+        differs("the control group", self.cgroup == Some(capture.cgroup.id));
         differs("the proxy's control group", self.proxy_group() == capture.proxy_group);
         differences.extend(self.detached.iter().map(|name| format!("the program {name}")));
         differences
@@ -207,7 +207,7 @@ impl Node {
         }
         let folder = self.pod(netns);
         let cgroup = cgroup_of(&folder);
-        let (mut detached, of_another) = match &cgroup {
+        let (mut detached, of_another) = match cgroup {
             Some(cgroup) => self.detached(cgroup)?,
             None => (PROGRAMS.map(|(name, _)| name).to_vec(), false),
         };
@@ -265,7 +265,7 @@ impl Node {
             (Ok(()), _) => {
                 self.forget_all_but(netns, Some(capture))?;
                 // Its processes were in another control group before, which nobody may be in now.
-                if group != Some(id(capture.cgroup.id)) {
+                if group != Some(capture.cgroup.id) {
                     self.tidy()?;
                 }
                 self.read(netns)
@@ -406,9 +406,8 @@ impl Node {
         pods.rotate_left(first);
         let mut gone = 0;
         for pod in pods.iter().take(LOOKED_AT) {
-            let cookie = pod.file_name().and_then(|name| name.to_str());
-            let cookie = cookie.and_then(|name| u64::from_str_radix(name, 16).ok());
-            let cookie = cookie.ok_or_else(|| Error::refused(format!("{} is not ours", pod.display())))?;
+            let cookie =
+                number(pod).ok_or_else(|| Error::refused(format!("{} is not ours", pod.display())))?;
             if link::severed(&pod.join(LINK))? {
                 self.discard(cookie)?;
                 gone += 1;

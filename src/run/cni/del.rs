@@ -5,11 +5,11 @@ use crate::cni::decide::{Decision, decide};
 use crate::cni::failure::{self, Failure};
 use crate::cni::netconf::{Attachment, NetConf, Standard};
 use crate::error::Result;
-use crate::host::ebpf::{self, Node};
+use crate::host::ebpf::{Node, may_be_here};
 use crate::host::{namespace, native};
 use crate::policy::settings::{Settings, Variant};
 use crate::rules::RuleSet;
-use crate::run::{clean, ebpf as ebpf_run};
+use crate::run::{clean, ebpf};
 use crate::sys::netns;
 
 /// What is taken out of a namespace that is still there.
@@ -53,7 +53,7 @@ impl Work {
                 if netns::has_more_than(&work.call.interface) {
                     work.journal.note("reason", "another interface is left");
                     *stays = true;
-                    ebpf_run::without(&work.call.interface, work.machine().left(settings.wait))?;
+                    ebpf::without(&work.call.interface, work.machine().left(settings.wait))?;
                     return Ok(Vec::new());
                 }
                 work.journal.step("remove");
@@ -70,7 +70,7 @@ impl Work {
     /// Takes away what the pod had at its sockets: that is found by the attachment's name, whether its network namespace is
     /// there or not.
     fn detach(&self, stays: bool) {
-        if !ebpf::may_be_here() {
+        if !may_be_here() {
             return;
         }
         self.journal.step("detach");
@@ -105,7 +105,7 @@ impl Work {
     }
 
     fn collect(&self, valid: &[Attachment]) -> Result<()> {
-        if !ebpf::may_be_here() {
+        if !may_be_here() {
             return Ok(());
         }
         let Some(node) = Node::find(self.machine().left(Settings::default().wait))? else { return Ok(()) };

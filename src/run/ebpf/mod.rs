@@ -1,7 +1,7 @@
 //! Capture at the sockets: `apply`, `status`, `verify` and `clean` where there are no rules.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mesh_init_abi::{Address, OwnerKey, OwnerKind, Surprise, SurpriseKey};
@@ -263,7 +263,13 @@ pub(super) fn plan_live(request: &Request, how: &Ebpf, environment: &Environment
 }
 
 fn planned(request: &Request, lowered: Option<&Lowered>, live: bool) -> Planned {
-    let transaction = |lowered| (None, "BPF maps".to_owned(), text(lowered));
+    let groups = request.settings.ebpf.iter().flat_map(|how| {
+        let line = |what: &str, path: &PathBuf| format!("{what} {}\n", path.display());
+        let of_all = how.cgroup.as_ref().map(|path| line("control group", path));
+        of_all.into_iter().chain(how.proxy_cgroup.as_ref().map(|path| line("proxy's control group", path)))
+    });
+    let groups: String = groups.collect();
+    let transaction = |lowered| (None, "BPF maps".to_owned(), text(lowered) + &groups);
     Planned {
         policy: request.policy.clone(),
         layout: request.layout,
@@ -346,6 +352,22 @@ pub(super) fn here(wait: Duration) -> Result<Option<(Found, u64)>> {
     Ok(node.read(netns)?.map(|found| (found, netns)))
 }
 
+/// What is not told by a policy: of whose sockets it is, and whose it never is.
+pub(super) fn limits(cgroup: Option<String>, proxy: Option<String>) -> impl Iterator<Item = String> {
+    let cgroup = cgroup.map(|group| format!("outbound, only sockets of control group {group} are captured"));
+    let proxy =
+        proxy.map(|group| format!("sockets of control group {group} are the proxy's, whoever made them"));
+    cgroup.into_iter().chain(proxy)
+}
+
+/// The same of what is found.
+pub(super) fn limits_of(found: &Found) -> impl Iterator<Item = String> {
+    let number = |group: u64| format!("{group:016x}");
+    let everybody = cgroup::root().ok().map(|root| root.id);
+    let proxy = Some(found.proxy_group()).filter(|group| *group != 0);
+    limits(found.cgroup.filter(|group| Some(*group) != everybody).map(number), proxy.map(number))
+}
+
 /// The policy that maps say, if they are of this version.
 pub(super) fn policy_of(lowered: &Lowered) -> Option<CapturePolicy> {
     recover::request(lowered).map(|request| request.policy)
@@ -357,7 +379,8 @@ pub(super) fn policy_of(lowered: &Lowered) -> Option<CapturePolicy> {
 /// It cannot be read.
 pub(super) fn status(wait: Duration) -> Result<Option<AtSockets>> {
     Ok(here(wait)?.map(|(found, _)| AtSockets {
-        proxy_cgroup: Some(found.proxy_group()).filter(|group| *group != 0).map(ebpf::id),
+        proxy_cgroup: Some(found.proxy_group()).filter(|group| *group != 0),
+        older: found.older,
         policy: policy_of(&found.lowered),
         lowered: found.lowered,
         counters: found.counters,

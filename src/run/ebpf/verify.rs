@@ -20,7 +20,7 @@ use crate::rules::RuleSet;
 use crate::run::verify::Asked;
 use crate::sys::bpf::cgroup;
 use crate::sys::lock::Lock;
-use crate::sys::{netns, sockets};
+use crate::sys::{netns, sandbox, sockets};
 
 /// How many surprises are worth a note; `status` tells all.
 const SURPRISES: usize = 4;
@@ -65,11 +65,6 @@ pub(in crate::run) fn run(
     };
     let mut verified = judge(asked, &expected, found.as_ref(), &observed, settings.wait)?;
     verified.notes.extend(preflight::no_ambient(&observed).err().map(|error| error.problem));
-    // A sandbox that came after the policy: the programs are in place, and nothing comes by.
-    if let Err(error) = preflight::no_sandbox() {
-        verified.wrong.push("whose sockets these are: that is".to_owned());
-        verified.notes.push(error.problem);
-    }
     verified.notes.extend(preflight::no_other_mesh(&observed).err().map(|error| error.problem));
     if let (true, false, Some((request, how))) = (asked.repair, verified.wrong.is_empty(), asked_for) {
         let changed = in_place(request, cgroup_of(how)?, machine.clone(), lock)?.changed;
@@ -100,7 +95,7 @@ fn judge(
     };
     wrong.extend(differences_beside(&expected.beside, observed));
     if let Some(found) = found {
-        let beyond = beyond_the_maps(found, &expected.policy, wait)?;
+        let beyond = beyond_the_maps(found, wait)?;
         wrong.extend(beyond.into_iter().filter(|what| !wrong.contains(what)).collect::<Vec<_>>());
     }
     let mut checked = Vec::new();
@@ -196,19 +191,24 @@ fn outbound(
     })
 }
 
-/// Programs that are others' than they are called, and listeners of the proxy's that the programs do not see.
-fn beyond_the_maps(found: &Found, policy: &CapturePolicy, wait: Duration) -> Result<Vec<String>> {
+/// A pod whose sockets are not this kernel's, programs that are others' than they are called, a control group of the proxy's that
+/// nobody can be in, and listeners of the proxy's that the programs do not see.
+fn beyond_the_maps(found: &Found, wait: Duration) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
+    // It came after the policy: the programs are in place, and nothing comes by.
+    wrong.extend(sandbox::find().map(|sandbox| format!("the pod, which is {sandbox},")));
     if let Some(node) = Node::find(wait)? {
         wrong.extend(node.altered(netns::cookie()?)?.iter().map(|name| format!("the program {name}")));
     }
-    let group = found.cgroup.as_deref().and_then(|number| u64::from_str_radix(number, 16).ok());
-    let is_proxys = |uid: u32| policy.proxy.uids.iter().any(|of| of.number() == uid);
-    for port in BTreeSet::from([policy.proxy.port.number(), policy.proxy.inbound_port.number()]) {
+    if found.proxy_group() != 0 && !cgroup::is_there(found.proxy_group()) {
+        wrong.push("the proxy's control group, which is gone,".to_owned());
+    }
+    let policy = &found.lowered.policy;
+    for port in BTreeSet::from([policy.outbound_port, policy.inbound_port]) {
         // What cannot be told is taken for well.
-        let is_inside = |of: Option<u64>| cgroup::is_inside(of?, group?);
+        let is_inside = |of: Option<u64>| cgroup::is_inside(of?, found.cgroup?);
         let listeners = sockets::listeners(port)?;
-        let mut of_proxy = listeners.iter().filter(|listener| is_proxys(listener.uid));
+        let mut of_proxy = listeners.iter().filter(|listener| found.lowered.has_proxy(listener.uid));
         if of_proxy.any(|listener| is_inside(listener.cgroup) == Some(false)) {
             wrong
                 .push(format!("the proxy's listener at port {port}, which is outside of the control group,"));

@@ -128,6 +128,13 @@ pub fn is_inside(of: u64, group: u64) -> Option<bool> {
     }
 }
 
+/// Whether there is a control group of that number, as far as can be seen.
+#[must_use]
+pub fn is_there(number: u64) -> bool {
+    let mounted = mounts("cgroup2").ok().and_then(|mounts| mounts.into_iter().next());
+    mounted.is_some_and(|mounted| by_number(&mounted, number, NESTED).is_some())
+}
+
 /// The folder of that number, at `folder` or below.
 fn by_number(folder: &Path, number: u64, depth: usize) -> Option<PathBuf> {
     if std::fs::metadata(folder).is_ok_and(|about| about.ino() == number) {

@@ -97,11 +97,12 @@ impl Object {
         call::btf_load(&bytes).map_err(|errno| explain("loading the types of BPF maps", errno))
     }
 
-    /// Loads all programs, with the maps that `of` gives for their names.
+    /// Loads all programs, with these maps for their names.
     ///
     /// # Errors
     /// The verifier takes one not, or a privilege is missing.
-    pub fn load<'a>(mut self, of: impl Fn(&str) -> Option<&'a OwnedFd>) -> Result<Vec<Program>> {
+    pub fn load(mut self, given: &[(String, OwnedFd)]) -> Result<Vec<Program>> {
+        let of = |name: &str| given.iter().find(|(of, _)| of == name).map(|(_, fd)| fd);
         let maps: Vec<(String, Map)> = self.object.maps.drain().collect();
         let mut own = Vec::new();
         let mut found = Vec::new();

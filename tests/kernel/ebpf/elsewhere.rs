@@ -1,8 +1,9 @@
 //! Namespaces that are not the policy's, control groups that are not, and namespaces with a policy each.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
-use super::{Named, POD, Pod, entries, serve_apps, serve_proxy};
+use super::{KEPT, Named, POD, Pod, entries, serve_apps, serve_proxy};
 use crate::istio::{APP, PROXY};
 use crate::support::clients::{Clients, Route};
 use crate::support::command::mesh_init;
@@ -20,6 +21,7 @@ pub(super) const CASES: &[Named] = &[
     ("elsewhere::two_policies", two_policies),
     ("elsewhere::two_policies_with_the_same_ports", two_policies_with_the_same_ports),
     ("elsewhere::namespace_that_goes", namespace_that_goes),
+    ("elsewhere::many_that_are_gone", many_that_are_gone),
 ];
 
 /// A namespace inside the pod, as container builds in it have: its sockets are in the same control group.
@@ -77,6 +79,31 @@ fn second_of(pod: &Pod, flags: &str) -> (Netns, Netns) {
     serve_apps(&here, &there);
     Service::tcp(&here, Who::user(1000), "second", &[15001, 15006]);
     (here, there)
+}
+
+/// A run looks at some of those that may be gone; after a few nothing is left of any.
+fn many_that_are_gone() {
+    let pod = Pod::new(POD);
+    let folder = Path::new(KEPT).join("netns");
+    let kept = || std::fs::read_dir(&folder).expect("a folder").count();
+    let applied = |name| {
+        let netns = Netns::new(name);
+        mesh_init(&netns, &pod.words(POD)).ok();
+        netns
+    };
+    // These stay, and come before the others: more than a run looks at.
+    let mut live: Vec<_> = (0..20).map(|_| applied("stays")).collect();
+    let going: Vec<_> = (0..40).map(|_| applied("goes")).collect();
+    assert_eq!(kept(), 61);
+    going.into_iter().for_each(|netns| netns.forget());
+    while kept() > 1 + live.len() {
+        assert!(live.len() < 60, "{} of 40 are left after 40 runs", kept() - 1 - live.len());
+        live.push(applied("next"));
+    }
+    assert_eq!(entries("NAMESPACES"), 1 + live.len());
+    for family in Family::BOTH {
+        dial(&pod.here, APP, THERE.port(family, 80)).captured_by("outbound");
+    }
 }
 
 fn two_policies() {

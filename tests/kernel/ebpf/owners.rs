@@ -276,6 +276,14 @@ fn proxy_by_its_control_group() {
     }
     let status = mesh_init(&pod.here, &["status", "--output", "json"]).ok();
     assert!(!status.contains("\"proxyCgroup\": null"), "{status}");
+    let to = THERE.port(Family::V4, PORT);
+    mesh_init(&pod.here, &["explain", "--live", &format!("out tcp {to}")])
+        .says("are the proxy's, whoever made them");
+    let group = pod.cgroup.inner("goes");
+    pod.apply(&format!("{POD} --proxy-cgroup {}", group.display()));
+    mesh_init(&pod.here, &["verify"]).code(0);
+    std::fs::remove_dir(&group).expect("nobody is in it");
+    mesh_init(&pod.here, &["verify"]).code(126).says("the proxy's control group, which is gone");
     // Without it nobody is the proxy any more.
     let words = format!("{POD} --proxy-cgroup {}/gone", pod.cgroup.folder());
     mesh_init(&pod.here, &pod.words(&words)).code(64).says("/gone cannot be opened");

@@ -1,14 +1,18 @@
 //! A proxy that is not there, comes again, or has many listeners.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{Backlog, Shutdown, SockaddrStorage, bind, listen, shutdown};
+use nix::sys::socket::{
+    AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrStorage, bind, listen, shutdown, socket,
+};
 
 use super::connects::mptcp;
-use super::{Named, POD, Pod, entries, serve_apps};
+use super::{KEPT, Named, POD, Pod, entries, serve_apps};
 use crate::istio::{APP, PROXY};
+use crate::support::bpf;
 use crate::support::clients::{Clients, Route};
 use crate::support::command::mesh_init;
 use crate::support::dial::dial;
@@ -27,6 +31,7 @@ pub(super) const CASES: &[Named] = &[
     ("proxy::listens_again", listens_again),
     ("proxy::listener_of_mptcp", listener_of_mptcp),
     ("proxy::hears_of_a_client_that_is_gone", hears_of_a_client_that_is_gone),
+    ("proxy::listeners_of_others_are_forgotten", listeners_of_others_are_forgotten),
 ];
 
 const REFUSED: &str = "Connection refused (os error 111)";
@@ -272,7 +277,6 @@ fn listener_of_mptcp() {
 /// A client that has closed while the proxy still has something to say: the proxy is told by a reset, as it is behind rules.
 fn hears_of_a_client_that_is_gone() {
     use std::io::Write;
-    use std::net::TcpStream;
     let (ruled, _there) = crate::support::wire::two_hosts();
     for family in Family::BOTH {
         ruled.ip(&format!("route replace default via {}", THERE.ip(family)));
@@ -300,4 +304,24 @@ fn hears_of_a_client_that_is_gone() {
         }
     }
     assert_eq!(unheard, [], "the proxy never heard of it");
+}
+
+/// Of a listener that is no proxy's nothing is remembered, so that what it accepts costs no memory.
+fn listeners_of_others_are_forgotten() {
+    let pod = Pod::bare();
+    pod.apply(&format!("{POD} -d 7070"));
+    let socks = Path::new(KEPT).join("maps/SOCKS");
+    for (who, port, proxys) in [(APP, 7070, false), (PROXY, 15006, true)] {
+        let any: SocketAddr = (Ipv4Addr::UNSPECIFIED, port).into();
+        let make = || socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+        let unbound = pod.here.run_as(who, || make().expect("a socket"));
+        assert!(bpf::knows(&socks, &unbound), "who made it is known");
+        bind(unbound.as_raw_fd(), &SockaddrStorage::from(any)).expect("a free port");
+        listen(&unbound, Backlog::new(4).expect("small")).expect("it is bound");
+        assert_eq!(bpf::knows(&socks, &unbound), proxys, "port {port}");
+        let listening = TcpListener::from(unbound);
+        let _client = pod.there.run(|| TcpStream::connect(HERE.port(Family::V4, 7070 + u16::from(proxys))));
+        let (accepted, _) = listening.accept().expect("a connection");
+        assert_eq!(bpf::knows(&socks, &accepted), proxys, "port {port}");
+    }
 }

@@ -58,6 +58,8 @@ fn explain() {
     assert_eq!(rows.iter().filter(|(_, captured, _)| *captured).count(), 6, "{rows:?}");
     let questions: Vec<String> = rows.iter().map(|(question, ..)| question.clone()).collect();
     let answers = asked(&pod, &questions);
+    let note = answers["notes"][0].as_str().expect("a note");
+    assert!(note.starts_with("outbound, only sockets of control group "), "{note}");
     for ((question, captured, clause), answer) in
         rows.iter().zip(answers["answers"].as_array().expect("answers"))
     {

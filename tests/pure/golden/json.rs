@@ -227,8 +227,9 @@ fn at_sockets() {
             ],
             listeners: 1,
             detached: vec!["mesh_connect6".into()],
-            cgroup: Some("0000000000000142".into()),
-            proxy_cgroup: None,
+            cgroup: Some(0x142),
+            proxy_cgroup: Some(0x1a7),
+            older: false,
             surprises: surprises.to_vec(),
         }),
         notes: vec![],
@@ -247,7 +248,11 @@ fn at_sockets() {
     ] {
         assert!(text.lines().any(|of| of == line), "expected {line:?}, seen {text}");
     }
-    let policy = ["--backend", "ebpf", "-x", "10.0.0.0/8", "--ipv6", "off", "--output", "json"];
+    #[rustfmt::skip]
+    let policy = [
+        "--backend", "ebpf", "-x", "10.0.0.0/8", "--ipv6", "off", "--cgroup", "/sys/fs/cgroup/pod",
+        "--proxy-cgroup", "/sys/fs/cgroup/pod/proxy", "--output", "json",
+    ];
     assert_eq!(mesh_init(&[&["plan"], &policy[..]].concat()).ok(), golden("plan-sockets.json"));
     let asked = [&["explain", "out tcp uid=1000 10.1.2.3:80"], &policy[..]].concat();
     assert_eq!(mesh_init(&asked).ok(), golden("decision-sockets.json"));
